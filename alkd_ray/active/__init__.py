@@ -1,0 +1,1 @@
+"""Active learning: difficulty, gains, max-min policies, sampling of ranks."""

@@ -1,0 +1,1 @@
+"""Buying rankings: prompts, parsing, prices, ledger, store, worker."""

@@ -1,0 +1,298 @@
+"""Everything a run can be told, validated before any work.
+
+Values come from defaults < preset < file < ``key=value``. Unknown fields are errors that list the
+known ones. A plug-in's own options stand under ``options`` and are validated by the plug-in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from alkd_ray import registry
+from alkd_ray.errors import InputError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Part):
+    """Which sessions."""
+
+    source: str = "synthetic"
+    options: dict[str, Any] = Field(default_factory=dict)
+    window: int = Field(10, ge=1, description="input items a recommender sees, the last ones")
+
+
+class TrainingConfig(_Part):
+    """How a backbone is fitted."""
+
+    loss: Literal["pairwise", "sampled_bce", "softmax"] = Field(
+        "pairwise",
+        description="in-batch pairwise BPR, BCE with one sampled negative, full softmax",
+    )
+    examples: Literal["last", "prefixes"] = Field(
+        "last", description="one example a session, or every prefix of it"
+    )
+    soft_labels: list[str] = Field(
+        default_factory=list,
+        description="plain recommenders whose mixed top list is added as soft labels (softmax only)",
+    )
+    soft_weight: float = Field(0.7, ge=0, le=1, description="share of the soft labels in the loss")
+    batch_size: int = Field(1024, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = Field(0.0, ge=0)
+    max_steps: int = Field(10_000, ge=1)
+    validate_every: int = Field(20, ge=1, description="steps between two validations")
+    patience: int = Field(10, ge=1, description="validations without gain before stopping")
+    metric: str = Field("recall@25", pattern=r"^(recall|ndcg|mrr)@[1-9]\d*$")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class ModelConfig(_Part):
+    """A backbone and its training."""
+
+    backbone: str = "fpmc"
+    dim: int = Field(10, ge=1, description="size of the embeddings")
+    options: dict[str, Any] = Field(default_factory=dict)
+    training: TrainingConfig = TrainingConfig()
+
+
+class CandidatesConfig(_Part):
+    """Which items the LLM ranks."""
+
+    size: int = Field(50, ge=2)
+    force_target: bool = Field(True, description="put the training target in, as published")
+
+
+class HintsConfig(_Part):
+    """Behaviour patterns that the LLM writes down first, from the teacher's predictions."""
+
+    enabled: bool = True
+    sessions: int = Field(20, ge=1, description="training sessions shown")
+    top: int = Field(20, ge=1, description="the teacher's top items shown for each")
+
+
+class DifficultyConfig(_Part):
+    """How hard a session is for the teacher."""
+
+    kind: Literal["consistency", "overlap"] = "consistency"
+    direction: Literal["hardest_first", "easiest_first"] = Field(
+        "hardest_first", description="which end has rank 1 (the published code: the hardest)"
+    )
+    engine: Literal["auto", "ray", "local"] = Field(
+        "ray", description="Ray Data over shards; local = one process; auto = by size"
+    )
+    shards: int = Field(4, ge=1)
+
+
+class SelectionConfig(_Part):
+    """Which sessions are paid for."""
+
+    strategy: str = "alkdrec-exact"
+    options: dict[str, Any] = Field(default_factory=dict)
+    budget: int = Field(500, ge=1, description="|B|, sessions to select")
+    recorded_only: bool = Field(
+        False, description="select among sessions with a recorded ranking alone (teacher replay)"
+    )
+
+
+class LLMConfig(_Part):
+    """Who ranks."""
+
+    teacher: str = "simulated"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class AnnotationConfig(_Part):
+    """How rankings are bought."""
+
+    wanted: int = Field(25, ge=1, description="items in a ranking")
+    engine: Literal["ray", "local"] = "ray"
+    actors: int = Field(1, ge=1)
+    in_flight: int = Field(64, ge=1, description="requests in flight per actor")
+    partial: bool = Field(False, description="go on when the cap cannot cover all requests")
+
+
+class BudgetConfig(_Part):
+    """The hard cap; None = no limit of that kind."""
+
+    name: str = Field("", description="runs of one budget share its cap; default: the run's name")
+    dollars: float | None = Field(1.0, ge=0)
+    tokens: int | None = Field(None, ge=0)
+    requests: int | None = Field(None, ge=0)
+
+
+class DistillationConfig(_Part):
+    """How rankings reach the student."""
+
+    method: str = "alkdrec"
+    options: dict[str, Any] = Field(default_factory=dict)
+    training: TrainingConfig = TrainingConfig(patience=20, metric="recall@50")
+
+
+class EvaluationConfig(_Part):
+    """What is reported."""
+
+    cutoffs: list[int] = Field(default_factory=lambda: [5, 10])
+    baselines: list[str] = Field(
+        default_factory=lambda: ["popularity", "item-knn", "sequential-rules", "vsknn"]
+    )
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples of an interval")
+
+    @field_validator("cutoffs")
+    @classmethod
+    def _positive(cls, value: list[int]) -> list[int]:
+        if not value or min(value) < 1:
+            raise ValueError("cutoffs must be positive whole numbers")
+        return value
+
+
+class TrackingConfig(_Part):
+    """MLflow."""
+
+    enabled: bool = True
+    experiment: str = "alkd_ray"
+
+
+class RunConfig(_Part):
+    """One run: sessions in, distilled students and a report out."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    preset: Literal["paper", "strong"] = "paper"
+    seeds: list[int] = Field(default_factory=lambda: [1], min_length=1)
+    data: DataConfig = DataConfig()
+    teacher: ModelConfig = ModelConfig(dim=100, training=TrainingConfig(patience=20))
+    student: ModelConfig = ModelConfig(dim=10)
+    candidates: CandidatesConfig = CandidatesConfig()
+    hints: HintsConfig = HintsConfig()
+    difficulty: DifficultyConfig = DifficultyConfig()
+    selection: SelectionConfig = SelectionConfig()
+    llm: LLMConfig = LLMConfig()
+    annotation: AnnotationConfig = AnnotationConfig()
+    budget: BudgetConfig = BudgetConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value) or min(value) < 0:
+            raise ValueError("seeds must be distinct and not negative")
+        return value
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """The config of ``path`` with ``key=value`` overrides, validated with its plug-ins' options.
+
+    Args:
+        path: a YAML file, or the name of one that ships (``quickstart``).
+        overrides: dotted fields, e.g. ``selection.budget=300``; values are read as YAML.
+
+    Raises:
+        InputError: naming the file, the field and what is allowed.
+    """
+    file = _locate(Path(path))
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: cannot be read as YAML: {error}") from error
+    if not isinstance(given, dict):
+        raise InputError(f"{file}: a config is a mapping of fields, not a {type(given).__name__}")
+    for text in overrides or []:
+        _override(given, text)
+    return make(given, where=str(file))
+
+
+def make(given: dict[str, Any], where: str = "config") -> RunConfig:
+    """A validated config from a plain mapping (see :func:`load`)."""
+    preset = given.get("preset", "paper")
+    base = preset_values(preset) if preset in ("paper", "strong") else {}
+    try:
+        config = RunConfig.model_validate(merge(base, given))
+    except ValidationError as error:
+        raise InputError(f"{where}: {registry.explain(error, '', RunConfig)}") from error
+    check_plugins(config, where)
+    return config
+
+
+def check_plugins(config: RunConfig, where: str) -> None:
+    """Validates every plug-in's options, so that a bad one fails before any work."""
+    for room, name, options, field in (
+        ("sources", config.data.source, config.data.options, "data"),
+        ("recommenders", config.teacher.backbone, config.teacher.options, "teacher"),
+        ("recommenders", config.student.backbone, config.student.options, "student"),
+        ("strategies", config.selection.strategy, config.selection.options, "selection"),
+        ("llm_teachers", config.llm.teacher, config.llm.options, "llm"),
+        ("distillation", config.distillation.method, config.distillation.options, "distillation"),
+    ):
+        try:
+            registry.options(room, name, options, f"{field}.options")
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+    for name in config.evaluation.baselines:
+        registry.find("recommenders", name)
+    if config.annotation.wanted > config.candidates.size:
+        raise InputError(
+            f"{where}: annotation.wanted is {config.annotation.wanted}, more than the "
+            f"{config.candidates.size} candidates of candidates.size"
+        )
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """The preset's mapping, from the package's ``presets/<name>.yaml``."""
+    text = importlib.resources.files("alkd_ray").joinpath(f"presets/{name}.yaml").read_text("utf-8")
+    return yaml.safe_load(text) or {}
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` laid on ``base``, mapping by mapping; lists and values replace."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def canonical_hash(value: Any, digits: int = 16) -> str:
+    """SHA-256 (first ``digits`` hex digits) of a JSON-able value, keys sorted."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def _locate(path: Path) -> Path:
+    if path.is_file():
+        return path
+    shipped = Path(str(importlib.resources.files("alkd_ray"))) / "presets" / f"{path.stem}.yaml"
+    if path.suffix == "" and path.name not in ("paper", "strong") and shipped.is_file():
+        return shipped
+    raise InputError(f"{path}: there is no such config file")
+
+
+def _override(given: dict[str, Any], text: str) -> None:
+    dotted, equals, raw = text.partition("=")
+    if not equals or not dotted:
+        raise InputError(
+            f"override {text!r} is not of the form key=value, e.g. selection.budget=300"
+        )
+    *parents, last = dotted.split(".")
+    place = given
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise InputError(f"override {text!r}: {parent!r} holds a value, not fields")
+    try:
+        place[last] = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {text!r}: {raw!r} is not a YAML value") from error

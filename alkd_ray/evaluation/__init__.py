@@ -1,0 +1,1 @@
+"""Ranks of targets, metrics that derive from them, and their statistics."""

@@ -1,0 +1,1 @@
+"""Contract of the room: an LLM teacher answers chat requests."""

@@ -1,0 +1,1 @@
+"""The only place that imports ray, and mlflow beside serving."""

@@ -1,0 +1,1 @@
+"""Students outside a run: export, the pyfunc model, recommendations."""

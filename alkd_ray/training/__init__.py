@@ -1,0 +1,1 @@
+"""Fitting backbones: loop, losses, checkpoints."""
