@@ -1,0 +1,98 @@
+"""What a run looks like: live bars in a terminal, plain lines elsewhere, nothing with --json."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from alkd_ray.artifacts import StageOutput
+
+PLAIN_LINE_SECONDS = 5.0
+
+
+class RunDisplay:
+    """A listener of runs. Use as a context manager, so that the terminal is left clean."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False)
+        self.live = self.console.is_terminal and not quiet
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.live,
+            transient=True,
+        )
+        self.task: TaskID | None = None
+        self.name = ""
+        self.started = self.last_line = time.monotonic()
+
+    def __enter__(self) -> RunDisplay:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_task()
+        self.bars.stop()
+
+    def stage_started(self, stage: str, seed: int | None) -> None:
+        """Starts the stage's bar."""
+        self._end_task()
+        self.name = stage if seed is None else f"{stage}, seed {seed}"
+        self.started = self.last_line = time.monotonic()
+        self.task = self.bars.add_task(self.name, total=None, rate="")
+
+    def stage_finished(self, output: StageOutput, seed: int | None) -> None:
+        """Ends the bar and leaves one line behind."""
+        self._end_task()
+        if not self.quiet:
+            took = "there already" if output.reused else f"{output.seconds:.1f} s"
+            self.console.print(f"  {self.name:<28} {took:>14}   {output.key}")
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Moves the bar, or prints a line every few seconds."""
+        now = time.monotonic()
+        rate = f"{done / max(now - self.started, 1e-9):,.0f}/s"
+        if self.task is not None:
+            self.bars.update(
+                self.task,
+                completed=done,
+                total=total,
+                description=f"{self.name}  {text}",
+                rate=rate,
+            )
+        if not self.live and not self.quiet and now - self.last_line >= PLAIN_LINE_SECONDS:
+            self.last_line = now
+            left = (total - done) * (now - self.started) / max(done, 1)
+            self.console.print(
+                f"  {self.name}: {done}/{total} {rate}, at most {left:.0f} s left; {text}"
+            )
+
+    def _end_task(self) -> None:
+        if self.task is not None:
+            self.bars.remove_task(self.task)
+            self.task = None
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")

@@ -1,0 +1,44 @@
+"""``alkd``: mounts the verbs and turns errors into one sentence and an exit status."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from alkd_ray.errors import AlkdError
+
+
+def build() -> typer.Typer:
+    """The command line with all its verbs; each imports what it needs when it is called."""
+    from alkd_ray.cli import annotate, data, ledger, llm, run, serving, show
+
+    app = typer.Typer(
+        name="alkd",
+        help="Decide which sessions are worth an LLM's ranking, buy them under a hard cap, "
+        "distil them into a tiny student.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    run.add_to(app)
+    app.add_typer(data.app, name="data", help="Import, describe and validate sessions.")
+    app.add_typer(annotate.app, name="annotate", help="Plan and buy rankings.")
+    app.add_typer(ledger.app, name="ledger", help="What was spent, held, and left unresolved.")
+    app.add_typer(llm.app, name="llm", help="The simulated chat-completions endpoint.")
+    app.add_typer(show.config_app, name="config", help="Show and check a config.")
+    show.add_to(app)
+    serving.add_to(app)
+    return app
+
+
+def main() -> None:
+    """Entry point. Exit status: 0 complete, 1 failure, 2 bad input, 3 partial, 4 stopped, 5 breach."""
+    try:
+        build()()
+    except AlkdError as error:
+        sys.stderr.write(f"alkd: {error}\n")
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.stderr.write("alkd: interrupted; what is done is kept, the same command goes on\n")
+        sys.exit(130)
