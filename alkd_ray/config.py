@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +45,7 @@ class TrainingConfig(_Part):
     )
     soft_labels: list[str] = Field(
         default_factory=list,
-        description="plain recommenders whose mixed top list is added as soft labels (softmax only)",
+        description="plain recommenders whose mixed top list gives soft labels (softmax only)",
     )
     soft_weight: float = Field(0.7, ge=0, le=1, description="share of the soft labels in the loss")
     batch_size: int = Field(1024, ge=1)
@@ -203,7 +205,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     """
     file = _locate(Path(path))
     try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        given = yaml.safe_load(_with_environment(file.read_text(encoding="utf-8"))) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file}: cannot be read as YAML: {error}") from error
     if not isinstance(given, dict):
@@ -269,6 +271,13 @@ def canonical_hash(value: Any, digits: int = 16) -> str:
     """SHA-256 (first ``digits`` hex digits) of a JSON-able value, keys sorted."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def _with_environment(text: str) -> str:
+    """``${NAME:-default}`` replaced by the environment's value, or the default."""
+    return re.sub(
+        r"\$\{(\w+):-([^}]*)\}", lambda found: os.environ.get(found[1]) or found[2], text
+    )
 
 
 def _locate(path: Path) -> Path:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from alkd_ray.errors import InputError
 from alkd_ray.scoring import ScoreJob, write_shards
 from alkd_ray.seeds import torch_stream
 from alkd_ray.types import DifficultyScores, IntArray, Selection
+
+if TYPE_CHECKING:
+    from alkd_ray.buying import Bought
 
 
 class Listener(Protocol):
@@ -320,6 +323,80 @@ def load_candidates(output: StageOutput) -> tuple[IntArray, list[IntArray]]:
     return table["session_id"].to_numpy(), [
         np.asarray(row, np.int64) for row in table["candidates"].to_pylist()
     ]
+
+
+def distil(
+    context: Context,
+    imported: StageOutput,
+    teacher: StageOutput,
+    student: StageOutput,
+    bought: Bought | None,
+    seed: int,
+) -> StageOutput:
+    """The distilled student: ``checkpoint/`` and ``history.json``.
+
+    Args:
+        context: the run.
+        imported: the dataset.
+        teacher: the conventional teacher.
+        student: the pretrained student, from whose weights distillation starts.
+        bought: the rankings; None for methods that read none.
+        seed: the run's seed.
+    """
+    from alkd_ray.distillation import Knowledge
+    from alkd_ray.training import checkpoint
+
+    config = context.config.distillation
+    options = registry.options("distillation", config.method, config.options)
+    window = context.config.data.window
+    inputs = {"dataset": imported.key, "teacher": teacher.key, "student": student.key}
+    if bought is not None:
+        inputs["rankings"] = bought.output.key
+
+    def make(folder: Path) -> None:
+        sessions = load_dataset(imported).sessions
+        ids, rankings = bought.rankings(seed) if bought else (np.zeros(0, np.int64), ())
+        model = checkpoint.load(student.folder / "checkpoint")
+        result = registry.build("distillation", config.method, config.options).distill(
+            model,
+            Knowledge(
+                train=windows_of.of_split(sessions, "train"),
+                valid=windows_of.of_split(sessions, "valid"),
+                window=window,
+                ranked_ids=ids,
+                rankings=rankings,
+                teacher=checkpoint.load(teacher.folder / "checkpoint"),
+            ),
+            config.training,
+            seed,
+            _step_progress(context, "distilled", config.training.metric),
+        )
+        backbone = context.config.student
+        checkpoint.save(
+            folder / "checkpoint",
+            model,
+            backbone_name=backbone.backbone,
+            options=backbone.options,
+            dim=backbone.dim,
+            num_items=model.num_items,
+            metrics={config.training.metric: result.best_metric, "best_step": result.best_step},
+            extra={"role": "distilled", "method": config.method, "window": window},
+        )
+        _write_history(folder, result)
+
+    return context.produce(
+        "distillation",
+        make,
+        version=1,
+        inputs=inputs,
+        settings={
+            "method": config.method,
+            "options": options.model_dump(),
+            "training": config.training.model_dump(),
+            "window": window,
+        },
+        seed=seed,
+    )
 
 
 def evaluate(

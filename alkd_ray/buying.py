@@ -1,0 +1,368 @@
+"""The part of a run that costs money: hints, the plan, and the rankings.
+
+The answers' store and the ledger lie in ``<run root>/store`` and are shared by all runs below that
+root: what one run has paid for, every other run finds. The stage outputs here are views of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alkd_ray import artifacts, registry, stages
+from alkd_ray import sessions as windows_of
+from alkd_ray.annotation import hints as hint_writer
+from alkd_ray.annotation import worker
+from alkd_ray.annotation.worker import AnnotationJob, Progress
+from alkd_ray.artifacts import StageOutput
+from alkd_ray.config import RunConfig, canonical_hash
+from alkd_ray.seeds import numpy_stream
+from alkd_ray.stages import Context
+from alkd_ray.types import (
+    Annotation,
+    AnnotationOutcome,
+    Caps,
+    IntArray,
+    RankRequest,
+    RunStatus,
+)
+
+Annotate = Callable[[AnnotationJob, Callable[[Progress], None] | None], AnnotationOutcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the rankings of a run cost, whenever they were paid for.
+
+    Attributes:
+        rankings_microusd: all answers that the run's rankings were read from.
+        hints_microusd: the hints.
+        tokens: prompt and completion tokens of both.
+        requests: rankings asked for (equal questions of several seeds count once).
+        sent: requests sent by the pass that finished this stage; the others were in the store.
+        seconds: wall time of that pass.
+    """
+
+    rankings_microusd: int
+    hints_microusd: int
+    tokens: int
+    requests: int
+    sent: int
+    seconds: float
+
+    @property
+    def dollars(self) -> float:
+        """Rankings and hints."""
+        return (self.rankings_microusd + self.hints_microusd) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Bought:
+    """Rankings of all seeds, and how the pass ended."""
+
+    output: StageOutput
+    status: RunStatus
+    reason: str
+    cost: Cost
+    answered: int
+    failed: int
+
+    @property
+    def ends_the_run(self) -> bool:
+        """A breach, or a stop with too little bought to go on with."""
+        return self.status == "breached" or (self.status == "stopped" and self.answered == 0)
+
+    def rankings(self, seed: int) -> tuple[IntArray, tuple[IntArray, ...]]:
+        """Session ids ``[R]`` and rankings of one seed, failed rows left out, in pick order."""
+        table = pq.read_table(
+            self.output.folder / "rankings.parquet",
+            filters=[("seed", "=", seed), ("failure", "=", "")],
+        )
+        return table["session_id"].to_numpy(), tuple(
+            np.asarray(row, np.int64) for row in table["ranking"].to_pylist()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The inputs of the annotation, by seed."""
+
+    dataset: StageOutput
+    candidates: dict[int, StageOutput]
+    hints: dict[int, StageOutput]
+
+
+def store_folder(root: Path) -> Path:
+    """Where answers and ledger lie."""
+    return root / "store"
+
+
+def budget_name(config: RunConfig) -> str:
+    """The budget that a run's requests are held against."""
+    return config.budget.name or config.name
+
+
+def caps(config: RunConfig) -> Caps:
+    """The cap in the ledger's units."""
+    budget = config.budget
+    dollars = None if budget.dollars is None else round(budget.dollars * 1_000_000)
+    return Caps(dollars, budget.tokens, budget.requests)
+
+
+def recorded_ids(config: RunConfig) -> IntArray | None:
+    """Ids of the sessions with a recorded ranking, if only those may be selected, else None."""
+    if not config.selection.recorded_only:
+        return None
+    teacher = registry.build("llm_teachers", config.llm.teacher, config.llm.options)
+    return teacher.recorded_ids()
+
+
+def hints(
+    context: Context, imported: StageOutput, teacher: StageOutput, seed: int, run_id: str
+) -> StageOutput:
+    """``hints.json``: behaviour patterns in the LLM's words, from the teacher's predictions."""
+    from alkd_ray.evaluation.ranks import top_items
+    from alkd_ray.training import checkpoint
+
+    config = context.config
+
+    def make(folder: Path) -> None:
+        data = stages.load_dataset(imported)
+        train = windows_of.of_split(data.sessions, "train")
+        rng = numpy_stream(seed, "hint sessions")
+        count = min(config.hints.sessions, len(train))
+        shown = windows_of.take(train, np.sort(rng.choice(len(train), count, replace=False)))
+        model = checkpoint.load(teacher.folder / "checkpoint")
+        tops = top_items(model, shown, config.data.window, config.hints.top)
+        outcome = hint_writer.write_hints(
+            [shown.items_of(row) for row in range(count)],
+            list(tops),
+            _job(context, imported, (), run_id),
+        )
+        artifacts.write_json(folder / "hints.json", asdict(outcome))
+
+    settings = {
+        "hints": config.hints.model_dump(),
+        "llm": config.llm.model_dump() if config.hints.enabled else None,
+        "window": config.data.window,
+    }
+    if not (config.hints.enabled and config.llm.teacher != "replay"):
+        make = _no_hints
+        settings = {"hints": "none"}
+    return context.produce(
+        "hints",
+        make,
+        version=1,
+        inputs={"dataset": imported.key, "teacher": teacher.key},
+        settings=settings,
+        seed=seed,
+    )
+
+
+def job(context: Context, questions: Questions, run_id: str) -> AnnotationJob:
+    """The requests of all seeds; equal ones stand once."""
+    return _job(
+        context, questions.dataset, tuple(_requests(context, questions).values()), run_id
+    )
+
+
+def annotate(
+    context: Context, questions: Questions, run: Annotate, run_id: str
+) -> Bought:
+    """Buys what is not in the store yet; ``rankings.parquet`` holds the rankings by seed.
+
+    A pass that ended complete is found again by its inputs. Any other is kept under the hash of
+    what it has got so far, so that a later run, with a larger cap, goes on.
+    """
+    config = context.config
+    inputs = {"dataset": questions.dataset.key}
+    for seed in config.seeds:
+        inputs[f"candidates {seed}"] = questions.candidates[seed].key
+        inputs[f"hints {seed}"] = questions.hints[seed].key
+    settings = {"llm": config.llm.model_dump(), "wanted": config.annotation.wanted}
+    key = artifacts.stage_key("annotation", 1, inputs, settings, None)
+    if not (context.root / "annotation" / key).is_dir():
+        asked = _requests(context, questions)
+        context.listener.stage_started("annotation", None)
+        outcome = run(_job(context, questions.dataset, tuple(asked.values()), run_id), _told(context))
+        if outcome.status != "complete":
+            settings = {**settings, "so far": _digest(outcome)}
+    else:
+        asked, outcome = {}, None
+
+    def make(folder: Path) -> None:
+        assert outcome is not None
+        _write(folder, context, questions, asked, outcome)
+
+    output = context.produce("annotation", make, version=1, inputs=inputs, settings=settings)
+    found = json.loads((output.folder / "outcome.json").read_text("utf-8"))
+    return Bought(
+        output,
+        found["status"],
+        found["reason"],
+        Cost(**found["cost"]),
+        found["answered"],
+        found["failed"],
+    )
+
+
+def _requests(context: Context, questions: Questions) -> dict[str, RankRequest]:
+    """Content of the question -> request, over all seeds, in seed and pick order."""
+    found: dict[str, RankRequest] = {}
+    for seed in context.config.seeds:
+        for identity, request in _requests_of_seed(context, questions, seed):
+            found.setdefault(identity, request)
+    return found
+
+
+def _requests_of_seed(
+    context: Context, questions: Questions, seed: int
+) -> list[tuple[str, RankRequest]]:
+    sessions = stages.load_dataset(questions.dataset).sessions
+    text = json.loads((questions.hints[seed].folder / "hints.json").read_text("utf-8"))["text"]
+    ids, items = stages.load_candidates(questions.candidates[seed])
+    rows = windows_of.rows_of_ids(sessions, ids)
+    requests = [
+        RankRequest(
+            session_id=int(session_id),
+            history=sessions.items_of(int(row))[-context.config.data.window :],
+            candidates=candidates,
+            wanted=min(context.config.annotation.wanted, len(candidates)),
+            hints=text,
+        )
+        for session_id, row, candidates in zip(ids, rows, items, strict=True)
+    ]
+    return [(_identity(request), request) for request in requests]
+
+
+def _identity(request: RankRequest) -> str:
+    return canonical_hash([request.session_id, request.candidates.tolist(), request.hints])
+
+
+def _write(
+    folder: Path,
+    context: Context,
+    questions: Questions,
+    asked: dict[str, RankRequest],
+    outcome: AnnotationOutcome,
+) -> None:
+    by_request = _by_request(asked, outcome.annotations)
+    rows = []
+    for seed in context.config.seeds:
+        for identity, _ in _requests_of_seed(context, questions, seed):
+            if identity in by_request:
+                rows.append({"seed": seed, **_row(by_request[identity])})
+    schema = pa.schema(
+        [
+            ("seed", pa.int64()),
+            ("key", pa.string()),
+            ("session_id", pa.int64()),
+            ("ranking", pa.list_(pa.int64())),
+            ("repairs", pa.list_(pa.string())),
+            ("prompt_tokens", pa.int64()),
+            ("completion_tokens", pa.int64()),
+            ("cost_microusd", pa.int64()),
+            ("failure", pa.string()),
+        ]
+    )
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / "rankings.parquet")
+    hint_files = [
+        json.loads((questions.hints[seed].folder / "hints.json").read_text("utf-8"))
+        for seed in context.config.seeds
+    ]
+    paid_hints = {hint["key"]: hint for hint in hint_files if hint["key"]}
+    answered = [a for a in outcome.annotations if not a.failure]
+    cost = Cost(
+        rankings_microusd=sum(a.cost_microusd for a in outcome.annotations),
+        hints_microusd=sum(hint["cost_microusd"] for hint in paid_hints.values()),
+        tokens=sum(a.prompt_tokens + a.completion_tokens for a in outcome.annotations)
+        + sum(hint["prompt_tokens"] + hint["completion_tokens"] for hint in paid_hints.values()),
+        requests=len(asked),
+        sent=outcome.sent,
+        seconds=round(outcome.seconds, 3),
+    )
+    artifacts.write_json(
+        folder / "outcome.json",
+        {
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "answered": len(answered),
+            "failed": len(outcome.annotations) - len(answered),
+            "cost": asdict(cost),
+            "ledger": asdict(outcome.ledger),
+        },
+    )
+
+
+def _by_request(
+    asked: dict[str, RankRequest], annotations: tuple[Annotation, ...]
+) -> dict[str, Annotation]:
+    """Question -> annotation. The annotations keep the requests' order; unanswered are absent."""
+    found: dict[str, Annotation] = {}
+    waiting = iter(annotations)
+    annotation = next(waiting, None)
+    for identity, request in asked.items():
+        if annotation is not None and annotation.session_id == request.session_id:
+            found[identity] = annotation
+            annotation = next(waiting, None)
+    return found
+
+
+def _row(annotation: Annotation) -> dict[str, object]:
+    return {
+        "key": annotation.key,
+        "session_id": annotation.session_id,
+        "ranking": annotation.ranking.tolist(),
+        "repairs": list(annotation.repairs),
+        "prompt_tokens": annotation.prompt_tokens,
+        "completion_tokens": annotation.completion_tokens,
+        "cost_microusd": annotation.cost_microusd,
+        "failure": annotation.failure,
+    }
+
+
+def _digest(outcome: AnnotationOutcome) -> str:
+    return canonical_hash(
+        [outcome.status, [[a.key, a.ranking.tolist()] for a in outcome.annotations]]
+    )
+
+
+def _job(
+    context: Context, imported: StageOutput, requests: tuple[RankRequest, ...], run_id: str
+) -> AnnotationJob:
+    config = context.config
+    data = stages.load_dataset(imported)
+    return worker.AnnotationJob(
+        requests=requests,
+        catalogue=data.catalogue,
+        domain=data.name,
+        llm=config.llm,
+        annotation=config.annotation,
+        budget_name=budget_name(config),
+        caps=caps(config),
+        folder=store_folder(context.root),
+        run_id=run_id,
+    )
+
+
+def _told(context: Context) -> Callable[[Progress], None]:
+    def tell(progress: Progress) -> None:
+        context.listener.progress(
+            progress.done,
+            progress.total,
+            f"{progress.settled_microusd / 1e6:.4f} USD settled, "
+            f"{progress.held_microusd / 1e6:.4f} held, {progress.failed} failed",
+        )
+
+    return tell
+
+
+def _no_hints(folder: Path) -> None:
+    nothing = {"text": "", "key": "", "cost_microusd": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    artifacts.write_json(folder / "hints.json", nothing)

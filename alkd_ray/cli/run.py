@@ -1,0 +1,120 @@
+"""``alkd run`` and each stage alone: train, score, select, distill, evaluate, report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alkd_ray.cli.show import JsonOption, OverridesArgument
+
+if TYPE_CHECKING:
+    from alkd_ray.runtime.driver import Finished
+
+EXIT_STATUS = {"complete": 0, "partial": 3, "stopped": 4, "breached": 5}
+
+# verb -> (last stage, what it is for)
+STAGE_VERBS = {
+    "train": ("pretrain", "Train the conventional teacher and the student."),
+    "score": ("difficulty", "Score how hard each training session is for the teacher."),
+    "select": ("selection", "Pick the sessions worth an LLM's ranking; costs nothing."),
+    "distill": ("distillation", "Everything up to the distilled student."),
+    "evaluate": ("evaluation", "Rank the test sessions under every system."),
+    "report": ("report", "Write the report of a run, making what is missing."),
+}
+
+ConfigArgument = Annotated[
+    str, typer.Argument(help="A YAML file; without one, the embedded quickstart.")
+]
+
+
+def run(
+    config: ConfigArgument = "quickstart",
+    overrides: OverridesArgument = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Runs everything: sessions in, a distilled student and a report out.
+
+    What is there already is not made again: an interrupted run goes on where it stopped, and a
+    changed field re-runs only what depends on it.
+    """
+    finished = execute(config, overrides, "report", as_json)
+    show(finished, as_json)
+
+
+def execute(config: str, overrides: list[str] | None, until: str, quiet: bool) -> Finished:
+    """Loads and runs a config with a display."""
+    from alkd_ray.cli.console import RunDisplay
+    from alkd_ray.config import load
+
+    resolved = load(config, overrides)
+    with RunDisplay(quiet=quiet) as display:
+        from alkd_ray.runtime import driver
+
+        return driver.execute(resolved, display, until)
+
+
+def show(finished: Finished, as_json: bool) -> None:
+    """Prints what a run ended with, and ends the process with its exit status."""
+    from alkd_ray.cli.console import print_json
+
+    result = finished.result
+    if as_json:
+        import json
+
+        print_json(json.loads(finished.record.read_text("utf-8")))
+    else:
+        _print_outcome(finished)
+    if EXIT_STATUS[result.status]:
+        raise typer.Exit(EXIT_STATUS[result.status])
+
+
+def _print_outcome(finished: Finished) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    result = finished.result
+    console = Console(highlight=False)
+    if result.report is not None:
+        from alkd_ray import summary
+
+        header, *rows = summary.table(result)
+        table = Table(title=result.config.name, title_justify="left")
+        for column, name in enumerate(header):
+            table.add_column(name, justify="left" if column == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        for line in summary.sentences(result):
+            console.print(line)
+        console.print(f"report   {result.report.folder / 'report.html'}", soft_wrap=True)
+    if result.status != "complete":
+        console.print(f"{result.status}: {result.reason}", soft_wrap=True)
+    if finished.tracking_run_id:
+        console.print(
+            f"mlflow   mlflow ui --backend-store-uri {finished.tracking_uri}"
+            if finished.tracking_uri.startswith("sqlite")
+            else f"mlflow   {finished.tracking_uri}, run {finished.tracking_run_id}",
+            soft_wrap=True,
+        )
+    if finished.warning:
+        console.print(f"mlflow   not logged: {finished.warning}", soft_wrap=True)
+    console.print(f"record   {finished.record}", soft_wrap=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mounts ``run`` and the stages' verbs."""
+    app.command("run")(run)
+    for verb, (stage, text) in STAGE_VERBS.items():
+        app.command(verb, help=text)(_stage_verb(stage))
+
+
+def _stage_verb(stage: str):  # noqa: ANN202 (typer reads the signature of the inner function)
+    def command(
+        config: ConfigArgument = "quickstart",
+        overrides: OverridesArgument = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        show(execute(config, overrides, stage, as_json), as_json)
+
+    return command

@@ -1,0 +1,146 @@
+"""Runs the pipeline with Ray behind its seams, records it, and tells MLflow."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alkd_ray import __version__, artifacts, pipeline
+from alkd_ray.annotation import worker
+from alkd_ray.config import RunConfig
+from alkd_ray.errors import AlkdError
+from alkd_ray.pipeline import Engines, RunResult
+from alkd_ray.scoring import ScoreJob, score_in_process
+from alkd_ray.stages import Listener
+
+# Below this many sessions one process scores faster than Ray Data starts (docs/architecture.md).
+RAY_DATA_FROM_SESSIONS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run, and where to look.
+
+    Attributes:
+        result: all outputs.
+        record: the run's record, a JSON file.
+        tracking_uri: MLflow's store, "" when it was not used.
+        tracking_run_id: the MLflow run that holds the students' runs, "" when there is none.
+        warning: why MLflow has no run although it should; "" normally.
+    """
+
+    result: RunResult
+    record: Path
+    tracking_uri: str = ""
+    tracking_run_id: str = ""
+    warning: str = ""
+
+
+def execute(config: RunConfig, listener: Listener, until: str = "report") -> Finished:
+    """Runs ``config`` up to stage ``until``; a whole run is logged to MLflow.
+
+    Ray is started only when a stage that needs it has work to do, and ended before returning.
+    A tracking server that cannot be reached loses nothing: the run is on disk, the warning says
+    so, and the same command logs it later.
+    """
+    root = artifacts.run_root()
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        result = pipeline.run(config, root, listener, engines_of(config, root), until)
+    finally:
+        _end_ray()
+    record = root / "records" / result.run_id / "run.json"
+    earlier = _earlier(record)
+    found = _describe(result)
+    finished = Finished(result, record)
+    if result.report is not None and config.tracking.enabled:
+        finished = _track(result, record, earlier if earlier.get("outputs") == found["outputs"] else {})
+    found["tracking"] = {"uri": finished.tracking_uri, "run_id": finished.tracking_run_id}
+    record.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.write_json(record, found)
+    return finished
+
+
+def engines_of(config: RunConfig, root: Path) -> Engines:
+    """The forms of the two seams that the config asks for; Ray's are imported when called."""
+
+    def score(job: ScoreJob, out: Path) -> None:
+        if config.difficulty.engine == "local" or (
+            config.difficulty.engine == "auto" and _rows(job.shards) < RAY_DATA_FROM_SESSIONS
+        ):
+            score_in_process(job, out)
+        else:
+            from alkd_ray.runtime import scoring
+
+            scoring.score(job, out)
+
+    def annotate(job: worker.AnnotationJob, progress: Any = None) -> Any:
+        # A replay reads a table; there is nothing to wait for in parallel.
+        if config.annotation.engine == "local" or config.llm.teacher == "replay":
+            return worker.annotate(job, progress)
+        from alkd_ray.runtime import annotators
+
+        return annotators.annotate(job, progress)
+
+    return Engines(score, annotate)
+
+
+def _track(result: RunResult, record: Path, earlier: dict[str, Any]) -> Finished:
+    from alkd_ray.runtime import run_log, tracking
+
+    uri = tracking.default_tracking_uri(artifacts.run_root())
+    known = earlier.get("tracking", {})
+    if known.get("run_id") and known.get("uri") == uri:
+        return Finished(result, record, uri, known["run_id"])
+    try:
+        tracked = run_log.log(result, uri)
+    except AlkdError as error:
+        return Finished(result, record, uri, "", str(error))
+    return Finished(result, record, uri, tracked.run_id)
+
+
+def _describe(result: RunResult) -> dict[str, Any]:
+    outputs: dict[str, Any] = {"dataset": str(result.dataset.folder)}
+    for name, by_seed in result.by_seed.items():
+        outputs[name] = {str(seed): str(output.folder) for seed, output in by_seed.items()}
+    for name, output in result.baselines.items():
+        outputs[f"ranks of {name}"] = str(output.folder)
+    if result.annotation is not None:
+        outputs["annotation"] = str(result.annotation.output.folder)
+    if result.report is not None:
+        outputs["report"] = str(result.report.folder)
+    return {
+        "name": result.config.name,
+        "run_id": result.run_id,
+        "status": result.status,
+        "reason": result.reason,
+        "code_version": __version__,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": result.config.model_dump(),
+        "outputs": outputs,
+        "cost": asdict(result.annotation.cost) if result.annotation else None,
+    }
+
+
+def _earlier(record: Path) -> dict[str, Any]:
+    if not record.is_file():
+        return {}
+    return json.loads(record.read_text("utf-8"))
+
+
+def _rows(shards: Path) -> int:
+    import pyarrow.dataset as arrow_dataset
+
+    return arrow_dataset.dataset(shards, format="parquet").count_rows()
+
+
+def _end_ray() -> None:
+    import sys
+
+    if "ray" in sys.modules:
+        from alkd_ray.runtime import cluster
+
+        cluster.shutdown()

@@ -1,0 +1,161 @@
+"""From a run's outputs to its report: collects ranks, cost, selection and curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alkd_ray import __version__, buying, datasets, report, stages
+from alkd_ray.artifacts import StageOutput
+from alkd_ray.evaluation.ranks import read_ranks
+from alkd_ray.report import Cost, ReportData, SelectionView, SystemRow
+from alkd_ray.stages import Context
+from alkd_ray.types import Ranks
+
+if TYPE_CHECKING:
+    from alkd_ray.pipeline import RunResult
+
+REPORT_VERSION = 1
+
+
+def write_report(context: Context, result: RunResult) -> StageOutput:
+    """``report.html``, ``report.md``, ``metrics.csv`` and ``metrics.json``."""
+    inputs = {"dataset": result.dataset.key}
+    for name, by_seed in result.by_seed.items():
+        inputs |= {f"{name} {seed}": output.key for seed, output in by_seed.items()}
+    inputs |= {name: output.key for name, output in result.baselines.items()}
+    if result.annotation is not None:
+        inputs["annotation"] = result.annotation.output.key
+
+    def make(folder: Path) -> None:
+        report.write(collect(result), folder)
+
+    return context.produce(
+        "report",
+        make,
+        version=REPORT_VERSION,
+        inputs=inputs,
+        settings={"config": context.config.model_dump(), "code": __version__},
+    )
+
+
+def table(result: RunResult) -> list[list[str]]:
+    """The report's main table as text, header first."""
+    return report.summary_table(collect(result))
+
+
+def sentences(result: RunResult) -> list[str]:
+    """What the report says at its top."""
+    return report.headline(collect(result))
+
+
+def collect(result: RunResult) -> ReportData:
+    """All that the report shows."""
+    config = result.config
+    data = stages.load_dataset(result.dataset)
+    seed = config.seeds[0]
+    return ReportData(
+        title=config.name,
+        generated=f"alkd_ray {__version__}, run {result.run_id}",
+        config=config.model_dump(),
+        dataset=datasets.describe(data),
+        num_items=len(data.catalogue),
+        rows=_rows(result),
+        cutoffs=tuple(config.evaluation.cutoffs),
+        resamples=config.evaluation.resamples,
+        seed=seed,
+        cost=_cost(result),
+        selection=_selection(result, seed),
+        curves={
+            role: _history(result.by_seed[role][seed]) for role in ("teacher", "student", "distilled")
+        },
+        stage_seconds=_seconds(result),
+        links={"outputs": str(result.report.folder.parent.parent) if result.report else ""},
+        notes=_notes(result),
+    )
+
+
+def _rows(result: RunResult) -> tuple[SystemRow, ...]:
+    rows = [
+        SystemRow(name, "baseline", (_ranks(output),), None, None)
+        for name, output in result.baselines.items()
+    ]
+    for role in ("teacher", "student", "distilled"):
+        checkpoint = result.by_seed[role][result.config.seeds[0]].folder / "checkpoint"
+        described = json.loads((checkpoint / "config.json").read_text("utf-8"))
+        ranks = tuple(_ranks(output) for output in result.by_seed[f"ranks of {role}"].values())
+        rows.append(
+            SystemRow(role, role, ranks, described["dim"], described.get("parameters"))
+        )
+    return tuple(rows)
+
+
+def _cost(result: RunResult) -> Cost | None:
+    bought = result.annotation
+    if bought is None:
+        return None
+    teacher = result.config.llm.teacher
+    notes = {
+        "simulated": "simulated dollars: the endpoint is the project's own",
+        "replay": "recorded rankings: nothing was sent or paid",
+    }
+    return Cost(
+        dollars=bought.cost.dollars,
+        tokens=bought.cost.tokens,
+        requests_sent=bought.cost.sent,
+        requests_reused=bought.cost.requests - bought.cost.sent,
+        annotation_seconds=bought.cost.seconds,
+        simulated=teacher == "simulated",
+        note=notes.get(teacher, ""),
+    )
+
+
+def _selection(result: RunResult, seed: int) -> SelectionView | None:
+    if "selection" not in result.by_seed:
+        return None
+    output = result.by_seed["difficulty"][seed]
+    import pyarrow.parquet as pq
+
+    scores = pq.read_table(output.folder / "difficulty.parquet")
+    picked = stages.load_selection(result.by_seed["selection"][seed])
+    return SelectionView(
+        strategy=picked.strategy,
+        budget=len(picked.session_ids),
+        notes=picked.notes,
+        composition=_composition(result, seed),
+        difficulty=scores["difficulty"].to_numpy(),
+        selected=np.isin(scores["session_id"].to_numpy(), picked.session_ids),
+    )
+
+
+def _history(output: StageOutput) -> list[dict[str, Any]]:
+    return json.loads((output.folder / "history.json").read_text("utf-8"))["history"]
+
+
+def _ranks(output: StageOutput) -> Ranks:
+    return read_ranks(output.folder / "ranks.parquet")
+
+
+def _seconds(result: RunResult) -> dict[str, float]:
+    seconds = {"import": result.dataset.seconds}
+    for name, by_seed in result.by_seed.items():
+        seconds[name] = sum(output.seconds for output in by_seed.values())
+    if result.annotation is not None:
+        seconds["annotation"] = result.annotation.cost.seconds
+    return seconds
+
+
+def _notes(result: RunResult) -> tuple[str, ...]:
+    notes = []
+    if result.annotation is not None and result.annotation.failed:
+        notes.append(
+            f"{result.annotation.failed} of "
+            f"{result.annotation.failed + result.annotation.answered} rankings failed for good "
+            "and were left out of the distillation."
+        )
+    if result.reason:
+        notes.append(f"Annotation ended {result.status}: {result.reason}")
+    return tuple(notes)

@@ -1,0 +1,116 @@
+"""Losses with lean gradients: each adds its gradients to the parameters, and tells its value only
+when it is asked to.
+
+A loss gets a backbone and a batch, encodes the B windows to ``u`` ``[B, d]``, and differentiates
+with respect to ``u`` and the item embeddings in closed form where that avoids a large graph. The
+mean is taken over the batch (weighted by the rows' weights), so that Adam's epsilon has the same
+part at every batch size.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from alkd_ray.recommenders import Backbone
+from alkd_ray.training.examples import RowBatch
+
+
+class Loss(Protocol):
+    """What the loop calls at every step."""
+
+    def __call__(self, backbone: Backbone, batch: RowBatch, want_value: bool) -> float | None:
+        """Adds the gradients of the batch's loss to the parameters of ``backbone``.
+
+        Returns:
+            The loss, or None when ``want_value`` is False (it costs a synchronisation).
+        """
+        ...
+
+
+def row_shares(batch: RowBatch) -> Tensor:
+    """``[B]`` float32, each row's part of the mean; sums to 1."""
+    if batch.weights is None:
+        count = len(batch)
+        return torch.full((count,), 1.0 / count, device=batch.positives.device)
+    return batch.weights / batch.weights.sum().clamp_min(1e-12)
+
+
+def pairwise_gradients(
+    encoded: Tensor, positives: Tensor, shares: Tensor, want_value: bool = False
+) -> tuple[Tensor, Tensor, float | None]:
+    """Gradients of the in-batch pairwise loss with respect to ``u`` and ``p``.
+
+    With ``S = u @ p.T`` the loss is ``sum_i w_i mean_j -log sigmoid(S_ii - S_ij)``: the positives
+    of the other rows are the negatives (BPR, Rendle et al. 2009; paper eq. 1 with ``w`` = alpha).
+    The diagonal ``j = i`` is in the mean, as published; it adds a constant and no gradient. With
+    ``G_ij = w_i sigmoid(S_ij - S_ii) / B`` the gradients are ``G p - rowsum(G) p`` and
+    ``G^T u - rowsum(G) u``.
+
+    Args:
+        encoded: ``[B, d]`` windows, u.
+        positives: ``[B, d]`` embeddings of the rows' positives, p.
+        shares: ``[B]`` w, summing to 1.
+        want_value: whether to work out the loss itself.
+
+    Returns:
+        ``[B, d]``, ``[B, d]`` and the loss or None.
+    """
+    gaps = encoded @ positives.T  # [B, B]
+    gaps -= gaps.diagonal().clone()[:, None]
+    value = None
+    if want_value:
+        value = float((functional.softplus(gaps).mean(1) * shares).sum())
+    pull = gaps.sigmoid_()  # [B, B]
+    pull *= (shares / len(shares))[:, None]
+    total = pull.sum(1, keepdim=True)  # [B, 1]
+    return (
+        torch.addcmul(pull @ positives, total, positives, value=-1),  # [B, d]
+        torch.addcmul(pull.T @ encoded, total, encoded, value=-1),  # [B, d]
+        value,
+    )
+
+
+class InBatchPairwise:
+    """The paper's loss (eq. 1): see :func:`pairwise_gradients`. O(B^2) memory, no O(B^2 d)."""
+
+    def __call__(self, backbone: Backbone, batch: RowBatch, want_value: bool) -> float | None:
+        """See :class:`Loss`."""
+        encoded = backbone.encode(batch.items, batch.mask)  # [B, d]
+        positives = functional.embedding(batch.positives, backbone.item_table())  # [B, d]
+        with torch.no_grad():
+            by_encoded, by_positives, value = pairwise_gradients(
+                encoded, positives, row_shares(batch), want_value
+            )
+        torch.autograd.backward([encoded, positives], [by_encoded, by_positives])
+        return value
+
+
+class SampledBCE:
+    """Binary cross entropy with one negative a row, drawn from the whole catalogue.
+
+    What the published code trains AttMix with. A negative may happen to be the positive, or an
+    item of the window, as there.
+    """
+
+    def __init__(self, num_items: int, rng: np.random.Generator) -> None:
+        self.num_items = num_items
+        self.rng = rng
+
+    def __call__(self, backbone: Backbone, batch: RowBatch, want_value: bool) -> float | None:
+        """See :class:`Loss`."""
+        drawn = torch.from_numpy(self.rng.integers(self.num_items, size=len(batch)))
+        negatives = drawn.to(batch.positives.device)  # [B]
+        encoded = backbone.encode(batch.items, batch.mask)  # [B, d]
+        both = functional.embedding(
+            torch.stack([batch.positives, negatives]), backbone.item_table()
+        )  # [2, B, d]
+        scores = (both * encoded).sum(-1)  # [2, B]
+        by_row = functional.softplus(-scores[0]) + functional.softplus(scores[1])  # [B]
+        loss = (by_row * row_shares(batch)).sum()
+        loss.backward()
+        return float(loss.detach()) if want_value else None
