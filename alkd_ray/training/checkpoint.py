@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from alkd_ray import __version__, artifacts, registry
 from alkd_ray.errors import InputError
@@ -45,7 +47,7 @@ def save(
 
     weights = {
         name: value.detach().cpu().contiguous().clone()
-        for name, value in backbone.state_dict().items()  # pyright: ignore[reportAttributeAccessIssue]
+        for name, value in cast(nn.Module, backbone).state_dict().items()
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

@@ -1,0 +1,79 @@
+"""TR: the student learns to rank what the conventional teacher ranks, without an LLM.
+
+The baseline of that name in Du et al., Active Large Language Model-Based Knowledge Distillation
+for Session-Based Recommendation, AAAI 2025.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from pydantic import Field
+
+from alkd_ray.config import TrainingConfig
+from alkd_ray.distillation import Knowledge
+from alkd_ray.distillation._rankings import check_training
+from alkd_ray.errors import InputError
+from alkd_ray.evaluation.ranks import top_items
+from alkd_ray.recommenders import Backbone
+from alkd_ray.registry import PluginConfig
+from alkd_ray.training import examples
+from alkd_ray.training.loop import TrainingResult, train_rows
+
+
+class TeacherRanking:
+    """The pairwise loss, unit weights, on the teacher's top items for all training sessions.
+
+    The paper names the method and gives no settings: the list is as long as an LLM's ranking, and
+    the loss and the negatives are those of ALKDRec. Items of the session are left out of it.
+    """
+
+    class Config(PluginConfig):
+        """Options."""
+
+        top: int = Field(25, ge=1, description="items of the teacher's list")
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+
+    def distill(
+        self,
+        student: Backbone,
+        knowledge: Knowledge,
+        training: TrainingConfig,
+        seed: int,
+        progress: Callable[[int, int, float], None] | None = None,
+    ) -> TrainingResult:
+        """Fine-tunes ``student``; see :class:`alkd_ray.distillation.Distiller`.
+
+        Raises:
+            InputError: the catalogue has fewer items than ``top`` outside a session.
+        """
+        check_training(training)
+        train = knowledge.train
+        free = student.num_items - min(knowledge.window, int(train.lengths.max(initial=0)))
+        if self.top > free:
+            raise InputError(
+                f"distillation.options.top is {self.top}, but only {free} items are left outside "
+                "the longest session's window; lower it"
+            )
+        listed = top_items(knowledge.teacher, train, knowledge.window, self.top)  # [S, top]
+        rows = examples.of_rankings(
+            train,
+            np.repeat(np.arange(len(train)), self.top),
+            listed.reshape(-1),
+            None,
+            knowledge.window,
+        )
+        return train_rows(
+            student,
+            rows,
+            knowledge.valid,
+            training,
+            knowledge.window,
+            seed,
+            purpose="distillation",
+            keep_start=True,
+            progress=progress,
+        )

@@ -1,0 +1,159 @@
+"""Ranks of targets among the whole catalogue, in blocks of rows, without a sort.
+
+Memory is ``block_rows x N`` whatever the number of sessions. Ties are broken against the model:
+the target is placed last among equal scores, so that a constant model scores zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from alkd_ray import artifacts
+from alkd_ray import sessions as windows_of
+from alkd_ray.recommenders import Recommender
+from alkd_ray.types import IntArray, Ranks, SessionSet
+
+# items [B, L], mask [B, L] -> [B, N] bool, True where an item is not to be recommended
+AlsoExclude = Callable[[Tensor, Tensor], Tensor]
+BLOCK_ROWS = 64
+
+
+def rank_targets(
+    recommender: Recommender,
+    sessions: SessionSet,
+    window: int,
+    *,
+    block_rows: int = BLOCK_ROWS,
+    exclude: Literal["session", "window"] = "session",
+    also_exclude: AlsoExclude | None = None,
+) -> Ranks:
+    """The rank of each session's target among all items that may be recommended.
+
+    Args:
+        recommender: scores items for windows.
+        sessions: S sessions.
+        window: input items that the recommender sees, the last ones.
+        block_rows: rows scored at a time.
+        exclude: items not to be recommended: all input items of the session, or the window's.
+        also_exclude: further items, by window.
+
+    Returns:
+        Ranks from 1; N + 1 where the target itself is excluded (it repeats an input item) or its
+        score is not a number. A not-a-number score of another item stands above the target.
+    """
+    ranks = np.empty(len(sessions), np.int64)
+    with torch.inference_mode():
+        for start, scores, targets in _blocks(
+            recommender, sessions, window, block_rows, exclude, also_exclude
+        ):
+            target_scores = scores.gather(1, targets[:, None])  # [B, 1]
+            # Not "score >= target": a comparison with nan is False, and nan shall not help.
+            beaten = (scores < target_scores).sum(1)  # [B]
+            lost = torch.isneginf(target_scores[:, 0]) | torch.isnan(target_scores[:, 0])
+            found = torch.where(lost, scores.shape[1] + 1, scores.shape[1] - beaten)
+            ranks[start : start + len(scores)] = found.cpu().numpy()
+    return Ranks(sessions.ids.copy(), ranks, recommender.num_items)
+
+
+def top_items(
+    recommender: Recommender,
+    sessions: SessionSet,
+    window: int,
+    k: int,
+    *,
+    block_rows: int = BLOCK_ROWS,
+    exclude: Literal["session", "window"] = "session",
+    also_exclude: AlsoExclude | None = None,
+) -> IntArray:
+    """The k best items of each session, ``[S, k]`` int64, best first, -1 where there are fewer.
+
+    Equal scores are ordered by item, the lower one first, so that the list never depends on the
+    size of a block or the number of threads.
+    """
+    k = min(k, recommender.num_items)
+    top = np.empty((len(sessions), k), np.int64)
+    with torch.inference_mode():
+        for start, scores, _ in _blocks(
+            recommender, sessions, window, block_rows, exclude, also_exclude
+        ):
+            top[start : start + len(scores)] = _top_of_block(scores, k)
+    return top
+
+
+def write_ranks(ranks: Ranks, file: Path) -> None:
+    """``session_id, rank`` as Parquet, N in the metadata; whole or not at all."""
+    table = pa.table({"session_id": ranks.session_ids, "rank": ranks.ranks})
+    table = table.replace_schema_metadata({"num_items": str(ranks.num_items)})
+    artifacts.replace_file(file, lambda temporary: pq.write_table(table, temporary))
+
+
+def read_ranks(file: Path) -> Ranks:
+    """What :func:`write_ranks` wrote."""
+    table = pq.read_table(file)
+    return Ranks(
+        table["session_id"].to_numpy(),
+        table["rank"].to_numpy(),
+        int((table.schema.metadata or {})[b"num_items"]),
+    )
+
+
+def _blocks(
+    recommender: Recommender,
+    sessions: SessionSet,
+    window: int,
+    block_rows: int,
+    exclude: Literal["session", "window"],
+    also_exclude: AlsoExclude | None,
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """First row, scores ``[B, N]`` with -inf at excluded items, targets ``[B]``; by block."""
+    device = _device_of(recommender)
+    batch = windows_of.windows(sessions, window)
+    for start in range(0, len(sessions), block_rows):
+        stop = min(start + block_rows, len(sessions))
+        items = torch.from_numpy(batch.items[start:stop]).to(device)
+        mask = torch.from_numpy(batch.mask[start:stop]).to(device)
+        scores = recommender.score(items, mask)  # [B, N]
+        if exclude == "session":
+            first, last = sessions.offsets[start], sessions.offsets[stop]
+            rows = np.repeat(np.arange(stop - start), np.diff(sessions.offsets[start : stop + 1]))
+            excluded = sessions.flat_items[first:last]
+        else:
+            rows, columns = np.nonzero(batch.mask[start:stop])
+            excluded = batch.items[start:stop][rows, columns]
+        where = (torch.from_numpy(rows).to(device), torch.from_numpy(excluded).to(device))
+        scores[where] = -torch.inf
+        if also_exclude is not None:
+            scores.masked_fill_(also_exclude(items, mask), -torch.inf)
+        yield start, scores, torch.from_numpy(batch.targets[start:stop]).to(device)
+
+
+def _top_of_block(scores: Tensor, k: int) -> IntArray:
+    """Top k by (score, lower item first), exact under ties at the k-th place."""
+    kth = scores.topk(k, dim=1).values[:, -1:]  # [B, 1]
+    # Items at or above the k-th score in item order, then a stable sort by score.
+    rows, items = torch.nonzero(scores >= kth, as_tuple=True)
+    rows, items = rows.cpu().numpy(), items.cpu().numpy()
+    values = scores.cpu().numpy()[rows, items]
+    order = np.lexsort((items, -values, rows))
+    rows, items, values = rows[order], items[order], values[order]
+    starts = np.searchsorted(rows, np.arange(len(scores)))
+    place = np.arange(len(rows)) - starts[rows]
+    top = np.full((len(scores), k), -1, np.int64)
+    keep = (place < k) & ~np.isneginf(values)
+    top[rows[keep], place[keep]] = items[keep]
+    return top
+
+
+def _device_of(recommender: Recommender) -> torch.device:
+    if isinstance(recommender, torch.nn.Module):
+        for parameter in recommender.parameters():
+            return parameter.device
+    return torch.device("cpu")

@@ -1,0 +1,302 @@
+"""Fitting a backbone: rows in batches, early stopping on validation, the best weights kept.
+
+Everything is resident on one device; nothing is done per row in Python. The draws of batches come
+from numpy streams on the host, so that a seed means the same batches on every device.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from alkd_ray.config import TrainingConfig
+from alkd_ray.errors import AlkdError, InputError
+from alkd_ray.evaluation import metrics
+from alkd_ray.evaluation.ranks import rank_targets
+from alkd_ray.recommenders import Backbone
+from alkd_ray.seeds import numpy_stream
+from alkd_ray.training import examples, soft_labels
+from alkd_ray.training.examples import Rows
+from alkd_ray.training.losses import InBatchPairwise, Loss, SampledBCE
+from alkd_ray.training.softmax import FULL_SOFTMAX_ITEMS, FullSoftmax, SampledSoftmax
+from alkd_ray.types import SessionSet
+
+Progress = Callable[[int, int, float], None]
+"""Told (step, most steps, best metric so far) after each validation."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """How a fit went.
+
+    Attributes:
+        best_step: the step whose weights were kept; 0 = those it started from.
+        best_metric: the validation metric there.
+        steps: steps made.
+        history: one mapping a validation: ``step``, ``loss`` (of that step's batch; NaN at step
+            0), ``metric``, ``seconds`` since the start.
+        seconds: wall time.
+    """
+
+    best_step: int
+    best_metric: float
+    steps: int
+    history: tuple[dict[str, float], ...]
+    seconds: float
+
+
+def fit(
+    backbone: Backbone,
+    train: SessionSet,
+    valid: SessionSet,
+    training: TrainingConfig,
+    window: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> TrainingResult:
+    """Trains ``backbone`` on whole sessions, in place.
+
+    Args:
+        backbone: freshly made.
+        train: training sessions.
+        valid: validation sessions, for early stopping alone.
+        training: how.
+        window: input items a recommender sees.
+        seed: the run's seed.
+        progress: told after each validation.
+
+    Returns:
+        The course of it; ``backbone`` holds the weights that were best on validation.
+
+    Raises:
+        InputError: soft labels with a loss that has none, or a metric that cannot be had.
+        AlkdError: the loss or a parameter is no longer a number.
+    """
+    if training.soft_labels and training.loss != "softmax":
+        raise InputError(
+            f"training.soft_labels needs training.loss softmax, not {training.loss}; "
+            "empty the list or change the loss"
+        )
+    rows = examples.of_sessions(train, training.examples, window)
+    if training.soft_labels:
+        models = soft_labels.fitted(training.soft_labels, train, backbone.num_items)
+        labels = soft_labels.of_rows(models, rows, backbone.num_items)
+        rows = Rows(rows.windows, rows.window_of, rows.positives, rows.weights, labels)
+    start_bias_from_popularity(backbone, rows)
+    return train_rows(
+        backbone, rows, valid, training, window, seed, purpose="pretraining", progress=progress
+    )
+
+
+def train_rows(
+    backbone: Backbone,
+    rows: Rows,
+    valid: SessionSet,
+    training: TrainingConfig,
+    window: int,
+    seed: int,
+    *,
+    purpose: str,
+    keep_start: bool = False,
+    progress: Progress | None = None,
+    loss: Loss | None = None,
+) -> TrainingResult:
+    """Trains ``backbone`` on ``rows`` with an Adam of its own, in place.
+
+    Each step draws ``batch_size`` rows without replacement from all rows, afresh, as published
+    (all of them when there are fewer). A validation that does not beat the best one so far counts
+    against ``patience``.
+
+    Args:
+        backbone: what is trained; it ends on the device it began on.
+        rows: the training rows.
+        valid: validation sessions, for early stopping alone.
+        training: how; ``examples`` and ``soft_labels`` are not read here, the rows are given.
+        window: input items a recommender sees.
+        seed: the run's seed.
+        purpose: names the streams of random draws.
+        keep_start: whether the weights it starts from may be the best ones.
+        progress: told after each validation.
+        loss: the loss; that of ``training`` when None.
+
+    Returns:
+        The course of it; ``backbone`` holds the weights that were best on validation.
+
+    Raises:
+        InputError: there are no rows, or no such device.
+        AlkdError: the loss or a parameter is no longer a number.
+    """
+    if not len(rows):
+        raise InputError(f"{purpose}: there are no rows to train on")
+    started = time.perf_counter()
+    module = cast(nn.Module, backbone)
+    home = next(module.parameters()).device
+    device = _device(training.device)
+    module.to(device)
+    resident = rows.to(device)
+    step_loss = loss or make_loss(training, rows, backbone.num_items, seed, purpose)
+    optimiser = _optimiser(module, training)
+    draws = numpy_stream(seed, purpose, "batches")
+    course = _Course(backbone, valid, training, window, started, progress)
+    if keep_start:
+        course.validate(0, math.nan)
+    module.train()
+    step = 0
+    while step < training.max_steps and not course.patience_is_over:
+        step += 1
+        is_checked = step % training.validate_every == 0 or step == training.max_steps
+        if training.schedule == "cosine":
+            share = (step - 1) / training.max_steps
+            rate = training.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        index = _draw(draws, len(rows), training.batch_size).to(device)  # [B]
+        optimiser.zero_grad()
+        value = step_loss(backbone, resident.take(index), is_checked)
+        optimiser.step()
+        if is_checked:
+            course.validate(step, math.nan if value is None else value)
+    course.restore_best()
+    module.to(home).eval()
+    return TrainingResult(
+        best_step=course.best_step,
+        best_metric=course.best_metric,
+        steps=step,
+        history=tuple(course.history),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def make_loss(
+    training: TrainingConfig, rows: Rows, num_items: int, seed: int, purpose: str
+) -> Loss:
+    """The loss that ``training`` names, for rows whose positives are ``rows.positives``."""
+    if training.loss == "pairwise":
+        return InBatchPairwise()
+    draws = numpy_stream(seed, purpose, "negatives")
+    if training.loss == "sampled_bce":
+        return SampledBCE(num_items, draws)
+    if num_items <= FULL_SOFTMAX_ITEMS:
+        return FullSoftmax(training.soft_weight)
+    return SampledSoftmax(_counts(rows, num_items), draws, training.soft_weight)
+
+
+def start_bias_from_popularity(backbone: Backbone, rows: Rows) -> None:
+    """Sets a backbone's ``item_bias`` (``[N]``), where it has one, to centred log popularity.
+
+    One is added to every count, so that items never seen start lowest but finite.
+    """
+    bias = getattr(backbone, "item_bias", None)
+    if isinstance(bias, nn.Parameter):
+        popularity = np.log1p(_counts(rows, backbone.num_items))
+        with torch.no_grad():
+            bias.copy_(torch.from_numpy((popularity - popularity.mean()).astype(np.float32)))
+
+
+class _Course:
+    """The validations of one fit and the best weights so far."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        valid: SessionSet,
+        training: TrainingConfig,
+        window: int,
+        started: float,
+        progress: Progress | None,
+    ) -> None:
+        self.backbone = backbone
+        self.module = cast(nn.Module, backbone)
+        self.valid = valid
+        self.training = training
+        self.window = window
+        self.started = started
+        self.progress = progress
+        self.best_metric = -math.inf
+        self.best_step = 0
+        self.without_gain = 0
+        self.best: dict[str, Any] = {}
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def patience_is_over(self) -> bool:
+        return self.without_gain >= self.training.patience
+
+    def validate(self, step: int, loss: float) -> None:
+        self._check_numbers(step, loss)
+        self.module.eval()
+        ranks = rank_targets(self.backbone, self.valid, self.window)
+        self.module.train()
+        value = metrics.by_name(ranks, self.training.metric)
+        self.history.append(
+            {
+                "step": step,
+                "loss": loss,
+                "metric": value,
+                "seconds": round(time.perf_counter() - self.started, 3),
+            }
+        )
+        if value > self.best_metric:
+            self.best_metric, self.best_step, self.without_gain = value, step, 0
+            self.best = {
+                name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()
+            }
+        else:
+            self.without_gain += 1
+        if self.progress is not None:
+            self.progress(step, self.training.max_steps, self.best_metric)
+
+    def restore_best(self) -> None:
+        self.module.load_state_dict(self.best)
+
+    def _check_numbers(self, step: int, loss: float) -> None:
+        if step and not math.isfinite(loss):
+            what = f"the loss is {loss}"
+        elif not all(bool(torch.isfinite(p).all()) for p in self.module.parameters()):
+            what = "a parameter is not a finite number"
+        else:
+            return
+        raise AlkdError(
+            f"training diverged: {what} at step {step}; lower training.learning_rate "
+            f"(it is {self.training.learning_rate:g})"
+        )
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("training.device is cuda, but torch finds no GPU here; use auto or cpu")
+    return wanted
+
+
+def _optimiser(module: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+    """Adam; with decoupled weight decay (Loshchilov & Hutter 2019) where there is any.
+
+    Dense and fused: row-sparse updates were slower up to tens of thousands of items.
+    """
+    if training.weight_decay:
+        return torch.optim.AdamW(
+            module.parameters(),
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
+    return torch.optim.Adam(module.parameters(), lr=training.learning_rate, fused=True)
+
+
+def _draw(draws: np.random.Generator, rows: int, wanted: int) -> torch.Tensor:
+    if rows <= wanted:
+        return torch.arange(rows)
+    return torch.from_numpy(draws.choice(rows, wanted, replace=False, shuffle=False))
+
+
+def _counts(rows: Rows, num_items: int) -> np.ndarray:
+    return np.bincount(rows.positives.cpu().numpy(), minlength=num_items)
