@@ -48,23 +48,16 @@ class TeacherRanking:
         """Fine-tunes ``student``; see :class:`alkd_ray.distillation.Distiller`.
 
         Raises:
-            InputError: the catalogue has fewer items than ``top`` outside a session.
+            InputError: no item of the catalogue is left outside the sessions.
         """
         check_training(training)
         train = knowledge.train
-        free = student.num_items - min(knowledge.window, int(train.lengths.max(initial=0)))
-        if self.top > free:
-            raise InputError(
-                f"distillation.options.top is {self.top}, but only {free} items are left outside "
-                "the longest session's window; lower it"
-            )
-        listed = top_items(knowledge.teacher, train, knowledge.window, self.top)  # [S, top]
+        listed = top_items(knowledge.teacher, train, knowledge.window, self.top)  # [S, <= top]
+        session_row, place = np.nonzero(listed >= 0)  # -1 where too few items are left
+        if not len(session_row):
+            raise InputError("the teacher lists no items outside the sessions; check the catalogue")
         rows = examples.of_rankings(
-            train,
-            np.repeat(np.arange(len(train)), self.top),
-            listed.reshape(-1),
-            None,
-            knowledge.window,
+            train, session_row, listed[session_row, place], None, knowledge.window
         )
         return train_rows(
             student,

@@ -18,7 +18,7 @@ from torch import nn
 
 from alkd_ray.config import TrainingConfig
 from alkd_ray.errors import AlkdError, InputError
-from alkd_ray.evaluation import metrics
+from alkd_ray.evaluation.metrics import metric_values
 from alkd_ray.evaluation.ranks import rank_targets
 from alkd_ray.recommenders import Backbone
 from alkd_ray.seeds import numpy_stream
@@ -130,11 +130,13 @@ def train_rows(
         The course of it; ``backbone`` holds the weights that were best on validation.
 
     Raises:
-        InputError: there are no rows, or no such device.
+        InputError: there are no rows, no validation sessions, or no such device.
         AlkdError: the loss or a parameter is no longer a number.
     """
     if not len(rows):
         raise InputError(f"{purpose}: there are no rows to train on")
+    if not len(valid):
+        raise InputError(f"{purpose}: there are no validation sessions; check the split of the data")
     started = time.perf_counter()
     module = cast(nn.Module, backbone)
     home = next(module.parameters()).device
@@ -234,7 +236,7 @@ class _Course:
         self.module.eval()
         ranks = rank_targets(self.backbone, self.valid, self.window)
         self.module.train()
-        value = metrics.by_name(ranks, self.training.metric)
+        value = float(metric_values(ranks, self.training.metric).mean())
         self.history.append(
             {
                 "step": step,

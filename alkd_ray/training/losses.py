@@ -68,9 +68,12 @@ def pairwise_gradients(
     pull = gaps.sigmoid_()  # [B, B]
     pull *= (shares / len(shares))[:, None]
     total = pull.sum(1, keepdim=True)  # [B, 1]
+    # Products with few columns are up to 10 times slower on CPU than their transposes.
+    pulled = (positives.T @ pull.T).T  # [B, d]
+    pulled_back = (encoded.T @ pull).T  # [B, d]
     return (
-        torch.addcmul(pull @ positives, total, positives, value=-1),  # [B, d]
-        torch.addcmul(pull.T @ encoded, total, encoded, value=-1),  # [B, d]
+        torch.addcmul(pulled, total, positives, value=-1),  # [B, d]
+        torch.addcmul(pulled_back, total, encoded, value=-1),  # [B, d]
         value,
     )
 
