@@ -167,14 +167,10 @@ def hints(
 
 def job(context: Context, questions: Questions, run_id: str) -> AnnotationJob:
     """The requests of all seeds; equal ones stand once."""
-    return _job(
-        context, questions.dataset, tuple(_requests(context, questions).values()), run_id
-    )
+    return _job(context, questions.dataset, tuple(_requests(context, questions).values()), run_id)
 
 
-def annotate(
-    context: Context, questions: Questions, run: Annotate, run_id: str
-) -> Bought:
+def annotate(context: Context, questions: Questions, run: Annotate, run_id: str) -> Bought:
     """Buys what is not in the store yet; ``rankings.parquet`` holds the rankings by seed.
 
     A pass that ended complete is found again by its inputs. Any other is kept under the hash of
@@ -190,7 +186,9 @@ def annotate(
     if not (context.root / "annotation" / key).is_dir():
         asked = _requests(context, questions)
         context.listener.stage_started("annotation", None)
-        outcome = run(_job(context, questions.dataset, tuple(asked.values()), run_id), _told(context))
+        outcome = run(
+            _job(context, questions.dataset, tuple(asked.values()), run_id), _told(context)
+        )
         if outcome.status != "complete":
             settings = {**settings, "so far": _digest(outcome)}
     else:
@@ -364,5 +362,11 @@ def _told(context: Context) -> Callable[[Progress], None]:
 
 
 def _no_hints(folder: Path) -> None:
-    nothing = {"text": "", "key": "", "cost_microusd": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    nothing = {
+        "text": "",
+        "key": "",
+        "cost_microusd": 0,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+    }
     artifacts.write_json(folder / "hints.json", nothing)

@@ -275,9 +275,7 @@ def canonical_hash(value: Any, digits: int = 16) -> str:
 
 def _with_environment(text: str) -> str:
     """``${NAME:-default}`` replaced by the environment's value, or the default."""
-    return re.sub(
-        r"\$\{(\w+):-([^}]*)\}", lambda found: os.environ.get(found[1]) or found[2], text
-    )
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: os.environ.get(found[1]) or found[2], text)
 
 
 def _locate(path: Path) -> Path:

@@ -170,7 +170,9 @@ def score_difficulty(
         train = windows_of.of_split(load_dataset(imported).sessions, "train")
         write_shards(train, context.config.data.window, folder / "shards", config.shards)
         job = ScoreJob(
-            folder / "shards", teacher.folder / "checkpoint", student.folder / "checkpoint",
+            folder / "shards",
+            teacher.folder / "checkpoint",
+            student.folder / "checkpoint",
             config.kind,
         )
         score(job, folder / "scored.parquet")
@@ -221,7 +223,9 @@ def load_difficulty(context: Context, output: StageOutput) -> DifficultyScores:
     )
 
 
-def select(context: Context, scored: StageOutput, recorded: IntArray | None, seed: int) -> StageOutput:
+def select(
+    context: Context, scored: StageOutput, recorded: IntArray | None, seed: int
+) -> StageOutput:
     """``selection.json``: the sessions to pay for, in pick order.
 
     Args:
@@ -444,9 +448,7 @@ def evaluate_baseline(context: Context, imported: StageOutput, name: str) -> Sta
     )
 
 
-def _step_progress(
-    context: Context, what: str, metric: str
-) -> Callable[[int, int, float], None]:
+def _step_progress(context: Context, what: str, metric: str) -> Callable[[int, int, float], None]:
     def report(step: int, most: int, best: float) -> None:
         context.listener.progress(step, most, f"{what}: best {metric} {best:.4f}")
 

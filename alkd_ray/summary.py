@@ -70,7 +70,8 @@ def collect(result: RunResult) -> ReportData:
         cost=_cost(result),
         selection=_selection(result, seed),
         curves={
-            role: _history(result.by_seed[role][seed]) for role in ("teacher", "student", "distilled")
+            role: _history(result.by_seed[role][seed])
+            for role in ("teacher", "student", "distilled")
         },
         stage_seconds=_seconds(result),
         links={"outputs": str(result.report.folder.parent.parent) if result.report else ""},
@@ -87,9 +88,7 @@ def _rows(result: RunResult) -> tuple[SystemRow, ...]:
         checkpoint = result.by_seed[role][result.config.seeds[0]].folder / "checkpoint"
         described = json.loads((checkpoint / "config.json").read_text("utf-8"))
         ranks = tuple(_ranks(output) for output in result.by_seed[f"ranks of {role}"].values())
-        rows.append(
-            SystemRow(role, role, ranks, described["dim"], described.get("parameters"))
-        )
+        rows.append(SystemRow(role, role, ranks, described["dim"], described.get("parameters")))
     return tuple(rows)
 
 

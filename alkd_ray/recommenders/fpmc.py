@@ -21,7 +21,7 @@ class Fpmc(nn.Module):
     """Factorised Markov chain from the items of a window to the next item.
 
     Rendle, Freudenthaler and Schmidt-Thieme, "Factorizing Personalized Markov Chains for
-    Next-Basket Recommendation", WWW 2010, eq. 7-8 with the basket = the window:
+    Next-Basket Recommendation", WWW 2010, with the window as the basket:
     ``score(x, i) = mean_{j in x} input_item_embedding[j] . target_item_embedding[i]``.
 
     Departures from the paper: no user factor (sessions are anonymous), as in Liu et al., ALKDRec,
@@ -114,7 +114,7 @@ class Fpmc(nn.Module):
         return append_bias(self.target_item_embedding, self.item_bias)
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
-        """``[B, N]`` float32 scores of all items (see :class:`alkd_ray.recommenders.Recommender`)."""
+        """``[B, N]`` float32 scores of all items, as the contract of the room says."""
         return self.encode(items, mask) @ self.item_table().T
 
     def _weights(self, mask: Tensor) -> Tensor | None:

@@ -11,7 +11,7 @@ from alkd_ray.recommenders._parameters import append_bias, append_one, check_siz
 from alkd_ray.registry import PluginConfig
 
 _MATRIX_STD = 0.05
-"""Standard deviation of the initial weight matrices, as in the paper's section 4.3."""
+"""Standard deviation of the initial weight matrices, the paper's."""
 
 
 class Stamp(nn.Module):
@@ -19,14 +19,14 @@ class Stamp(nn.Module):
 
     Liu, Zeng, Mokhosi and Zhang, "STAMP: Short-Term Attention/Memory Priority Model for
     Session-based Recommendation", KDD 2018. With e the embeddings of the window, e_t the last one
-    and m_s their mean (eq. 1-2), the attention (eq. 7-8) is
+    and m_s their mean, the attention is
     ``a_i = w0 . sigmoid(W1 e_i + W2 e_t + W3 m_s + b_a)`` with no softmax over i, and
     ``m_a = sum_i a_i e_i``.
 
-    ``trilinear`` is the paper's model: ``h_s = tanh(W_s m + b_s)``, ``h_t = tanh(W_t e_t + b_t)``,
-    scores ``(h_s * h_t) . x_i`` (eq. 4-6) with ``m = m_a + m_s``. Without it, the default, the
-    score is ``(m_a + m_s) . x_i``: what the students published with ALKDRec (AAAI 2025) compute,
-    whose trilinear layers are stored but unused.
+    ``trilinear`` is the paper's model: ``h_s = tanh(W_s m_a + b_s)``,
+    ``h_t = tanh(W_t e_t + b_t)``, scores ``(h_s * h_t) . x_i``. Without it, the default, the score
+    is ``(m_a + m_s) . x_i``: what the students published with ALKDRec (AAAI 2025) compute, whose
+    trilinear layers are stored but unused.
 
     Departures from the paper: candidates have a table of their own, as in ALKDRec's published
     code, and scores are not passed through a sigmoid (it changes no order). In that code the sum
@@ -90,7 +90,7 @@ class Stamp(nn.Module):
             self.b_t = nn.Parameter(torch.zeros(dim, device=device))
 
     def encode(self, items: Tensor, mask: Tensor) -> Tensor:
-        """Embeddings of windows; a window without items has the embedding 0.
+        """Embeddings of windows; a window without items has that of zeros.
 
         Args:
             items: ``[B, L]`` int64, right-aligned windows.
@@ -107,11 +107,12 @@ class Stamp(nn.Module):
         hidden = torch.sigmoid(embedded @ self.w1.T + shared.unsqueeze(1))  # [B, L, dim]
         attention = (hidden @ self.w0) * mask  # [B, L]
         attended = torch.bmm(attention.unsqueeze(1), embedded).squeeze(1)  # [B, dim]
-        session = attended + mean  # [B, dim]
         if self.trilinear:
-            general = torch.tanh(functional.linear(session, self.w_s, self.b_s))  # [B, dim]
+            general = torch.tanh(functional.linear(attended, self.w_s, self.b_s))  # [B, dim]
             current = torch.tanh(functional.linear(last, self.w_t, self.b_t))  # [B, dim]
-            session = general * current
+            session = general * current  # [B, dim]
+        else:
+            session = attended + mean  # [B, dim]
         return append_one(session, self.item_bias)
 
     def item_table(self) -> Tensor:
@@ -119,7 +120,7 @@ class Stamp(nn.Module):
         return append_bias(self.target_item_embedding, self.item_bias)
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
-        """``[B, N]`` float32 scores of all items (see :class:`alkd_ray.recommenders.Recommender`)."""
+        """``[B, N]`` float32 scores of all items, as the contract of the room says."""
         return self.encode(items, mask) @ self.item_table().T
 
     def _mean(self, embedded: Tensor, mask: Tensor) -> Tensor:

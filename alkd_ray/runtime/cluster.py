@@ -28,9 +28,7 @@ def ensure_ray(num_cpus: int | None = None) -> bool:
     if address:
         ray.init(address=address, **quiet)
     else:
-        ray.init(
-            num_cpus=num_cpus or max(2, os.cpu_count() or 2), include_dashboard=False, **quiet
-        )
+        ray.init(num_cpus=num_cpus or max(2, os.cpu_count() or 2), include_dashboard=False, **quiet)
     atexit.register(shutdown)
     return True
 

@@ -57,7 +57,9 @@ def execute(config: RunConfig, listener: Listener, until: str = "report") -> Fin
     found = _describe(result)
     finished = Finished(result, record)
     if result.report is not None and config.tracking.enabled:
-        finished = _track(result, record, earlier if earlier.get("outputs") == found["outputs"] else {})
+        finished = _track(
+            result, record, earlier if earlier.get("outputs") == found["outputs"] else {}
+        )
     found["tracking"] = {"uri": finished.tracking_uri, "run_id": finished.tracking_run_id}
     record.parent.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(record, found)

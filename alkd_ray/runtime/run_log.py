@@ -29,9 +29,7 @@ def log(result: RunResult, uri: str) -> TrackedRun:
     with tempfile.TemporaryDirectory(prefix="alkd-log-") as scratch:
         folder = Path(scratch)
         artifacts.write_json(folder / "config.json", config.model_dump())
-        students = [
-            _student(result, role, seed, folder) for seed in config.seeds for role in ROLES
-        ]
+        students = [_student(result, role, seed, folder) for seed in config.seeds for role in ROLES]
         return tracking.log_pipeline_run(
             uri=uri,
             experiment=config.tracking.experiment,
@@ -115,5 +113,3 @@ def _cost(result: RunResult) -> dict[str, float]:
         "requests": float(cost.requests),
         "annotation_seconds": cost.seconds,
     }
-
-

@@ -55,7 +55,9 @@ class CommandLine:
             timeout=600,
             check=False,
         )
-        assert done.returncode == status, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == status, (
+            f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     def run(self, *overrides: str, status: int = 0) -> dict:

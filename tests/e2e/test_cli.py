@@ -72,4 +72,6 @@ def test_a_budget_too_large_for_the_data(alkd: CommandLine, tmp_path: Path) -> N
 
 def test_doctor_and_list(alkd: CommandLine) -> None:
     assert "ray" in alkd("doctor").stdout
-    assert {"fpmc", "stamp", "attmix"} <= set(json.loads(alkd("list", "--json").stdout)["recommenders"])
+    assert {"fpmc", "stamp", "attmix"} <= set(
+        json.loads(alkd("list", "--json").stdout)["recommenders"]
+    )

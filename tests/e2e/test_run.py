@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -40,7 +41,9 @@ def test_a_second_run_does_nothing(alkd: CommandLine, record: dict) -> None:
     before = _files(alkd.home)
     again = alkd("run", str(alkd.config))
     assert "there already" in again.stderr
-    assert " s  " not in "".join(line[28:46] for line in again.stderr.splitlines() if "seed" in line)
+    assert " s  " not in "".join(
+        line[28:46] for line in again.stderr.splitlines() if "seed" in line
+    )
     after = _files(alkd.home)
     changed = {name for name in after if after[name] != before.get(name)}
     assert {Path(name).name for name in changed} <= {"run.json"}
@@ -116,8 +119,11 @@ def test_kill_in_the_middle_then_the_same_numbers(
             "hints.enabled=false",
         )
         driver = subprocess.Popen(
-            killed.command(*words), env=killed.environment, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            killed.command(*words),
+            env=killed.environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 300
         while _billed(url) < 15 and time.monotonic() < deadline:
@@ -140,7 +146,7 @@ def test_kill_in_the_middle_then_the_same_numbers(
 
 def _billed(url: str) -> int:
     """Answers that the endpoint has billed."""
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/bill") as answer:  # noqa: S310
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/bill") as answer:
         return json.load(answer)["requests"]
 
 

@@ -16,8 +16,8 @@ from alkd_ray.types import SessionSet
 
 WINDOW = 10
 COLUMNS = ("recall@5", "reference_ndcg@5", "recall@10", "reference_ndcg@10", "ndcg@5", "ndcg@10")
-# The first four columns are the paper's Table 1 (ALKDRec, AAAI 2025), rows "Student"; it cuts the
-# third one of STAMP, 29 hits in 2,465, at .01177.
+# The first four columns are the paper's Table 1 (ALKDRec, AAAI 2025), rows "Student", which
+# rounds up the third one of STAMP, 29 hits in 2,465, to .01177.
 GOLDEN = [
     ("hetrec2011-ml", "fpmc", (0.00730, 0.00379, 0.01055, 0.00415, 0.00539, 0.00645)),
     ("hetrec2011-ml", "stamp", (0.00609, 0.00364, 0.01176, 0.00563, 0.00426, 0.00605)),
@@ -29,7 +29,10 @@ LOAD = {"fpmc": published_fpmc, "stamp": published_stamp}
 def sessions_of(folder: Path, split: str) -> SessionSet:
     table = pd.read_parquet(folder / "sessions.parquet")
     every = windows_of.from_lists(
-        table.session_id.to_numpy(), list(table["items"]), table.target.to_numpy(), list(table.split)
+        table.session_id.to_numpy(),
+        list(table["items"]),
+        table.target.to_numpy(),
+        list(table.split),
     )
     return windows_of.of_split(every, split)
 
@@ -48,7 +51,9 @@ def test_published_student(published_data, data, backbone, expected):
     rules = {"exclude": "window", "also_exclude": also_exclude}
     ranks = rank_targets(student, test, WINDOW, **rules)
     top = top_items(student, test, WINDOW, 10, **rules)
-    found = {name: metrics.metric_values(ranks, name) for name in COLUMNS if "reference" not in name}
+    found = {
+        name: metrics.metric_values(ranks, name) for name in COLUMNS if "reference" not in name
+    }
     for k in (5, 10):
         found[f"reference_ndcg@{k}"] = metrics.reference_ndcg(top, test.targets, k)
     assert [round(float(found[name].mean()), 5) for name in COLUMNS] == list(expected)

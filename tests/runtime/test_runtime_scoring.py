@@ -57,9 +57,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, scoring.ScoreJob
     found = {}
     for kind in ("consistency", "overlap"):
         scoring.write_shards(train, 10, folder / kind, shards=3)
-        found[kind] = scoring.ScoreJob(
-            folder / kind, folder / "teacher", folder / "student", kind
-        )
+        found[kind] = scoring.ScoreJob(folder / kind, folder / "teacher", folder / "student", kind)
     return found
 
 

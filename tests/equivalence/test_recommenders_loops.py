@@ -1,0 +1,110 @@
+"""The batched encoders equal the papers' formulas, worked out one window at a time in numpy."""
+
+import numpy as np
+import torch
+
+from alkd_ray.recommenders.attmix import AttMix
+from alkd_ray.recommenders.fpmc import Fpmc
+from alkd_ray.recommenders.stamp import Stamp
+from alkd_ray.seeds import numpy_stream, torch_stream
+
+N, DIM, WINDOW = 30, 6, 10
+
+
+def prepared(backbone_class, **options):
+    generator = torch_stream(0, "loops")
+    model = backbone_class(num_items=N, dim=DIM, generator=generator, **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.5)
+    return model, {name: value.detach().numpy() for name, value in model.named_parameters()}
+
+
+def check(model, reference):
+    rng = numpy_stream(0, "loops")
+    rows = [rng.integers(0, N, length) for length in (1, 2, 3, 7, 10)]
+    items, mask = np.zeros((len(rows), WINDOW), np.int64), np.zeros((len(rows), WINDOW), bool)
+    for at, row in enumerate(rows):
+        items[at, -len(row) :], mask[at, -len(row) :] = row, True
+    with torch.no_grad():
+        found = model.encode(torch.from_numpy(items), torch.from_numpy(mask)).numpy()
+    expected = np.stack([reference(row) for row in rows])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_fpmc():
+    model, values = prepared(Fpmc)
+    check(model, lambda row: values["input_item_embedding"][row].mean(0))
+
+
+def test_fpmc_with_every_option():
+    model, values = prepared(
+        Fpmc, position_weights=True, positions=4, tanh_layer=True, item_bias=True
+    )
+
+    def reference(row):
+        from_end = np.minimum(np.arange(len(row))[::-1], 3)
+        weights = softmax(values["position_logits"][from_end])
+        mean = weights @ values["input_item_embedding"][row]
+        return np.append(np.tanh(values["mixing"] @ mean + values["mixing_bias"]), 1)
+
+    check(model, reference)
+
+
+def test_stamp():
+    for trilinear in (False, True):
+        for padding in (0, 10):
+            model, values = prepared(Stamp, trilinear=trilinear, reference_padding=padding)
+
+            def reference(row, v=values, trilinear=trilinear, padding=padding):
+                e = v["input_item_embedding"][row]
+                missing = max(0, padding - len(row)) * v["input_item_embedding"][0]
+                ms = (e.sum(0) + missing) / len(row)
+                a = [
+                    v["w0"] @ sigmoid(v["w1"] @ x + v["w2"] @ e[-1] + v["w3"] @ ms + v["b_a"])
+                    for x in e
+                ]
+                attended = np.array(a) @ e
+                if not trilinear:
+                    return attended + ms
+                current = np.tanh(v["w_t"] @ e[-1] + v["b_t"])
+                return np.tanh(v["w_s"] @ attended + v["b_s"]) * current
+
+            check(model, reference)
+
+
+def test_attmix():
+    for normalise in (False, True):
+        model, values = prepared(AttMix, levels=3, heads=2, lp=3.0, normalise=normalise, scale=5.0)
+
+        def unit(x, normalise=normalise):
+            return x / np.linalg.norm(x, axis=-1, keepdims=True) if normalise else x
+
+        def reference(row, v=values, unit=unit, normalise=normalise):
+            x = unit(v["item_embedding"][row])
+            attended, part = [], DIM // 2
+            for head in range(2):
+                block = slice(head * part, (head + 1) * part)
+                maps = []
+                for level in range(3):
+                    q = v["level_weights"][level] @ x[-(level + 1) :].mean(0)
+                    q = v["query"][block] @ (q + v["level_bias"][level])
+                    maps.append(softmax(x @ v["key"][block].T @ q / np.sqrt(part)))
+                pooled = np.mean(np.array(maps) ** 3.0, axis=0) ** (1 / 3.0)
+                attended.append(pooled / pooled.sum() @ x @ v["value"][block].T)
+            both = np.concatenate([*attended, x[-1]])
+            session = v["output"] @ both + v["output_bias"]
+            return 5.0 * unit(session) if normalise else session
+
+        check(model, reference)
+        table = model.item_table().detach().numpy()
+        np.testing.assert_allclose(table, unit(values["item_embedding"]), rtol=1e-5, atol=1e-6)
