@@ -19,7 +19,8 @@ from alkd_ray import artifacts, registry, stages
 from alkd_ray import sessions as windows_of
 from alkd_ray.annotation import hints as hint_writer
 from alkd_ray.annotation import worker
-from alkd_ray.annotation.worker import AnnotationJob, Progress
+from alkd_ray.annotation.passes import Progress
+from alkd_ray.annotation.worker import AnnotationJob
 from alkd_ray.artifacts import StageOutput
 from alkd_ray.config import RunConfig, canonical_hash
 from alkd_ray.seeds import numpy_stream
@@ -78,6 +79,24 @@ class Bought:
         """A breach, or a stop with too little bought to go on with."""
         return self.status == "breached" or (self.status == "stopped" and self.answered == 0)
 
+    def figures(self) -> dict[str, str | int | None]:
+        """How the pass ended, flat, for people and programs; the ledger's part is the budget's."""
+        found = json.loads((self.output.folder / "outcome.json").read_text("utf-8"))
+        ledger = found["ledger"]
+        return {
+            "status": self.status,
+            "reason": self.reason,
+            "requests": self.cost.requests,
+            "answered": self.answered,
+            "failed": self.failed,
+            "sent": self.cost.sent,
+            "settled_microusd": ledger["settled"]["microusd"],
+            "held_microusd": ledger["held"]["microusd"],
+            "unresolved_microusd": ledger["unresolved"]["microusd"],
+            "cap_microusd": ledger["caps"]["microusd"],
+            "tokens": ledger["settled"]["tokens"],
+        }
+
     def rankings(self, seed: int) -> tuple[IntArray, tuple[IntArray, ...]]:
         """Session ids ``[R]`` and rankings of one seed, failed rows left out, in pick order."""
         table = pq.read_table(
@@ -127,32 +146,19 @@ def hints(
     context: Context, imported: StageOutput, teacher: StageOutput, seed: int, run_id: str
 ) -> StageOutput:
     """``hints.json``: behaviour patterns in the LLM's words, from the teacher's predictions."""
-    from alkd_ray.evaluation.ranks import top_items
-    from alkd_ray.training import checkpoint
-
     config = context.config
 
     def make(folder: Path) -> None:
-        data = stages.load_dataset(imported)
-        train = windows_of.of_split(data.sessions, "train")
-        rng = numpy_stream(seed, "hint sessions")
-        count = min(config.hints.sessions, len(train))
-        shown = windows_of.take(train, np.sort(rng.choice(len(train), count, replace=False)))
-        model = checkpoint.load(teacher.folder / "checkpoint")
-        tops = top_items(model, shown, config.data.window, config.hints.top)
-        outcome = hint_writer.write_hints(
-            [shown.items_of(row) for row in range(count)],
-            list(tops),
-            _job(context, imported, (), run_id),
-        )
-        artifacts.write_json(folder / "hints.json", asdict(outcome))
+        examples = hint_examples(context, imported, teacher, seed)
+        written = hint_writer.write_hints(examples, job_of(context, imported, (), run_id))
+        artifacts.write_json(folder / "hints.json", asdict(written))
 
     settings = {
         "hints": config.hints.model_dump(),
         "llm": config.llm.model_dump() if config.hints.enabled else None,
         "window": config.data.window,
     }
-    if not (config.hints.enabled and config.llm.teacher != "replay"):
+    if not wants_hints(config):
         make = _no_hints
         settings = {"hints": "none"}
     return context.produce(
@@ -163,11 +169,6 @@ def hints(
         settings=settings,
         seed=seed,
     )
-
-
-def job(context: Context, questions: Questions, run_id: str) -> AnnotationJob:
-    """The requests of all seeds; equal ones stand once."""
-    return _job(context, questions.dataset, tuple(_requests(context, questions).values()), run_id)
 
 
 def annotate(context: Context, questions: Questions, run: Annotate, run_id: str) -> Bought:
@@ -187,7 +188,7 @@ def annotate(context: Context, questions: Questions, run: Annotate, run_id: str)
         asked = _requests(context, questions)
         context.listener.stage_started("annotation", None)
         outcome = run(
-            _job(context, questions.dataset, tuple(asked.values()), run_id), _told(context)
+            job_of(context, questions.dataset, tuple(asked.values()), run_id), _told(context)
         )
         if outcome.status != "complete":
             settings = {**settings, "so far": _digest(outcome)}
@@ -210,31 +211,58 @@ def annotate(context: Context, questions: Questions, run: Annotate, run_id: str)
     )
 
 
+def wants_hints(config: RunConfig) -> bool:
+    """Whether the LLM is asked for hints; a recording cannot be."""
+    return config.hints.enabled and config.llm.teacher != "replay"
+
+
+def hint_examples(
+    context: Context, imported: StageOutput, teacher: StageOutput, seed: int
+) -> list[tuple[IntArray, IntArray]]:
+    """Items of some training sessions, and the teacher's top items of each."""
+    from alkd_ray.evaluation.ranks import top_items
+    from alkd_ray.training import checkpoint
+
+    config = context.config
+    train = windows_of.of_split(stages.load_dataset(imported).sessions, "train")
+    rng = numpy_stream(seed, "hint sessions")
+    count = min(config.hints.sessions, len(train))
+    shown = windows_of.take(train, np.sort(rng.choice(len(train), count, replace=False)))
+    model = checkpoint.load(teacher.folder / "checkpoint")
+    tops = top_items(model, shown, config.data.window, config.hints.top)
+    return [(shown.items_of(row), tops[row]) for row in range(count)]
+
+
 def _requests(context: Context, questions: Questions) -> dict[str, RankRequest]:
     """Content of the question -> request, over all seeds, in seed and pick order."""
     found: dict[str, RankRequest] = {}
     for seed in context.config.seeds:
-        for identity, request in _requests_of_seed(context, questions, seed):
+        for identity, request in _asked_by(context, questions, seed):
             found.setdefault(identity, request)
     return found
 
 
-def _requests_of_seed(
-    context: Context, questions: Questions, seed: int
-) -> list[tuple[str, RankRequest]]:
-    sessions = stages.load_dataset(questions.dataset).sessions
+def _asked_by(context: Context, questions: Questions, seed: int) -> list[tuple[str, RankRequest]]:
     text = json.loads((questions.hints[seed].folder / "hints.json").read_text("utf-8"))["text"]
-    ids, items = stages.load_candidates(questions.candidates[seed])
+    return requests_of_seed(context, questions.dataset, questions.candidates[seed], text)
+
+
+def requests_of_seed(
+    context: Context, imported: StageOutput, candidates: StageOutput, hints_text: str
+) -> list[tuple[str, RankRequest]]:
+    """Identity and content of each question of one seed, in pick order."""
+    sessions = stages.load_dataset(imported).sessions
+    ids, items = stages.load_candidates(candidates)
     rows = windows_of.rows_of_ids(sessions, ids)
     requests = [
         RankRequest(
             session_id=int(session_id),
             history=sessions.items_of(int(row))[-context.config.data.window :],
-            candidates=candidates,
-            wanted=min(context.config.annotation.wanted, len(candidates)),
-            hints=text,
+            candidates=ranked,
+            wanted=min(context.config.annotation.wanted, len(ranked)),
+            hints=hints_text,
         )
-        for session_id, row, candidates in zip(ids, rows, items, strict=True)
+        for session_id, row, ranked in zip(ids, rows, items, strict=True)
     ]
     return [(_identity(request), request) for request in requests]
 
@@ -253,7 +281,7 @@ def _write(
     by_request = _by_request(asked, outcome.annotations)
     rows = []
     for seed in context.config.seeds:
-        for identity, _ in _requests_of_seed(context, questions, seed):
+        for identity, _ in _asked_by(context, questions, seed):
             if identity in by_request:
                 rows.append({"seed": seed, **_row(by_request[identity])})
     schema = pa.schema(
@@ -331,9 +359,10 @@ def _digest(outcome: AnnotationOutcome) -> str:
     )
 
 
-def _job(
+def job_of(
     context: Context, imported: StageOutput, requests: tuple[RankRequest, ...], run_id: str
 ) -> AnnotationJob:
+    """A pass over ``requests``, under the run's budget."""
     config = context.config
     data = stages.load_dataset(imported)
     return worker.AnnotationJob(

@@ -121,6 +121,9 @@ class AnnotationConfig(_Part):
     engine: Literal["ray", "local"] = "ray"
     actors: int = Field(1, ge=1)
     in_flight: int = Field(64, ge=1, description="requests in flight per actor")
+    tries: int = Field(
+        6, ge=1, description="sendings of one request that may end in an error before it fails"
+    )
     partial: bool = Field(False, description="go on when the cap cannot cover all requests")
 
 

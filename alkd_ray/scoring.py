@@ -80,7 +80,7 @@ class DifficultyWorker:
         with torch.inference_mode():
             encoded = self.teacher.encode(torch.from_numpy(items), torch.from_numpy(mask))
             table = self.teacher.item_table()
-        return difficulty.consistency(encoded.numpy(), table.numpy(), items, mask)
+        return difficulty.consistency(encoded.numpy(), table.detach().numpy(), items, mask)
 
     def _overlap(self, items: np.ndarray, mask: np.ndarray) -> np.ndarray:
         from alkd_ray.active import difficulty

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow.parquet as pq
+from torch import nn
 
-from alkd_ray import __version__, buying, datasets, report, stages
+from alkd_ray import __version__, datasets, report, stages
+from alkd_ray import sessions as windows_of
 from alkd_ray.artifacts import StageOutput
-from alkd_ray.evaluation.ranks import read_ranks
-from alkd_ray.report import Cost, ReportData, SelectionView, SystemRow
+from alkd_ray.evaluation.comparison import Role, SystemRow
+from alkd_ray.evaluation.composition import CUTOFF, Composition, compose
+from alkd_ray.evaluation.ranks import read_ranks, top_items
+from alkd_ray.report import Cost, ReportData, SelectionView
 from alkd_ray.stages import Context
-from alkd_ray.types import Ranks
+from alkd_ray.training import checkpoint
+from alkd_ray.types import Ranks, SessionSet
 
 if TYPE_CHECKING:
     from alkd_ray.pipeline import RunResult
@@ -43,13 +49,13 @@ def write_report(context: Context, result: RunResult) -> StageOutput:
 
 
 def table(result: RunResult) -> list[list[str]]:
-    """The report's main table as text, header first."""
-    return report.summary_table(collect(result))
+    """The main table of a run's report as text, header first; [] without a report."""
+    return report.read(result.report.folder)["table"] if result.report else []
 
 
 def sentences(result: RunResult) -> list[str]:
-    """What the report says at its top."""
-    return report.headline(collect(result))
+    """What a run's report says at its top; [] without a report."""
+    return report.read(result.report.folder)["headline"] if result.report else []
 
 
 def collect(result: RunResult) -> ReportData:
@@ -68,13 +74,13 @@ def collect(result: RunResult) -> ReportData:
         resamples=config.evaluation.resamples,
         seed=seed,
         cost=_cost(result),
-        selection=_selection(result, seed),
+        selection=_selection(result, data.sessions, seed),
         curves={
             role: _history(result.by_seed[role][seed])
             for role in ("teacher", "student", "distilled")
         },
         stage_seconds=_seconds(result),
-        links={"outputs": str(result.report.folder.parent.parent) if result.report else ""},
+        outputs=_outputs(result),
         notes=_notes(result),
     )
 
@@ -84,11 +90,14 @@ def _rows(result: RunResult) -> tuple[SystemRow, ...]:
         SystemRow(name, "baseline", (_ranks(output),), None, None)
         for name, output in result.baselines.items()
     ]
-    for role in ("teacher", "student", "distilled"):
-        checkpoint = result.by_seed[role][result.config.seeds[0]].folder / "checkpoint"
-        described = json.loads((checkpoint / "config.json").read_text("utf-8"))
+    roles: tuple[Role, ...] = ("teacher", "student", "distilled")
+    for role in roles:
+        folder = result.by_seed[role][result.config.seeds[0]].folder / "checkpoint"
+        dim = checkpoint.read_config(folder)["dim"]
+        module = cast(nn.Module, checkpoint.load(folder))
+        parameters = sum(weights.numel() for weights in module.parameters())
         ranks = tuple(_ranks(output) for output in result.by_seed[f"ranks of {role}"].values())
-        rows.append(SystemRow(role, role, ranks, described["dim"], described.get("parameters")))
+        rows.append(SystemRow(role, role, ranks, dim, parameters))
     return tuple(rows)
 
 
@@ -112,22 +121,45 @@ def _cost(result: RunResult) -> Cost | None:
     )
 
 
-def _selection(result: RunResult, seed: int) -> SelectionView | None:
+def _selection(result: RunResult, sessions: SessionSet, seed: int) -> SelectionView | None:
     if "selection" not in result.by_seed:
         return None
     output = result.by_seed["difficulty"][seed]
-    import pyarrow.parquet as pq
-
     scores = pq.read_table(output.folder / "difficulty.parquet")
     picked = stages.load_selection(result.by_seed["selection"][seed])
     return SelectionView(
         strategy=picked.strategy,
         budget=len(picked.session_ids),
         notes=picked.notes,
-        composition=_composition(result, seed),
+        composition=_composition(result, sessions, seed),
         difficulty=scores["difficulty"].to_numpy(),
         selected=np.isin(scores["session_id"].to_numpy(), picked.session_ids),
     )
+
+
+def _composition(result: RunResult, sessions: SessionSet, seed: int) -> Composition:
+    """The selected sessions by effect: the LLM's rankings against the student before distillation.
+
+    They are training sessions, whose targets the student was trained on: it hits more of them than
+    of unseen sessions, so that "effective" errs on the low side.
+    """
+    selected = stages.load_selection(result.by_seed["selection"][seed]).session_ids
+    ids, rankings = result.annotation.rankings(seed) if result.annotation else (selected[:0], ())
+    answered = windows_of.take(sessions, windows_of.rows_of_ids(sessions, ids))
+    student = checkpoint.load(result.by_seed["student"][seed].folder / "checkpoint")
+    top = top_items(student, answered, result.config.data.window, CUTOFF)
+    return compose(rankings, top, answered.targets, len(selected) - len(ids))
+
+
+def _outputs(result: RunResult) -> dict[str, str]:
+    """Where each output lies below the run root."""
+    found = {"dataset": result.dataset}
+    for name, by_seed in result.by_seed.items():
+        found |= {f"{name}, seed {seed}": output for seed, output in by_seed.items()}
+    if result.annotation is not None:
+        found["annotation"] = result.annotation.output
+    found |= {f"ranks of {name}": output for name, output in result.baselines.items()}
+    return {name: f"{output.stage}/{output.key}" for name, output in found.items()}
 
 
 def _history(output: StageOutput) -> list[dict[str, Any]]:

@@ -55,3 +55,17 @@ class Backbone(Recommender, Protocol):
     def item_table(self) -> Tensor:
         """Embeddings of all items as candidates, ``[N, d]`` float32."""
         ...
+
+
+def embed_candidates(backbone: Backbone, items: Tensor) -> Tensor:
+    """``item_table()[items]``, ``[..., d]``, differentiable.
+
+    A backbone whose table is dear to work out (one that normalises it, say) may have a method of
+    this name, which then serves the losses that look at few items.
+    """
+    own = getattr(backbone, "embed_candidates", None)
+    if own is not None:
+        return own(items)
+    from torch.nn import functional
+
+    return functional.embedding(items, backbone.item_table())

@@ -13,8 +13,8 @@ from alkd_ray.errors import InputError
 from alkd_ray.recommenders._parameters import append_bias, append_one, check_sizes, normal
 from alkd_ray.registry import PluginConfig
 
-_TINY = 1e-30
-"""Keeps quotients and roots differentiable where an attention is 0."""
+_TINY = 1e-12
+"""Least length that a vector is divided by."""
 
 
 class AttMix(nn.Module):
@@ -114,12 +114,19 @@ class AttMix(nn.Module):
             ``[B, dim]`` float32, or ``[B, dim + 1]`` with the item bias (the last column is 1).
         """
         embedded = functional.embedding(items, self.item_embedding)  # [B, L, dim]
-        embedded = self._normalised(embedded) * mask.unsqueeze(-1)
-        attention = self._mixed_attention(embedded, mask)  # [B, heads, L]
-        values = self._by_head(embedded @ self.value.T)  # [B, heads, L, dim / heads]
-        attended = torch.matmul(attention.unsqueeze(2), values).flatten(1)  # [B, dim]
-        both = torch.cat([attended, embedded[:, -1]], dim=1)  # [B, 2 dim]
-        session = functional.linear(both, self.output, self.output_bias)  # [B, dim]
+        # Factors that make the embeddings x of the docstring, applied where there are fewer numbers.
+        factors = self._factors(embedded) * mask  # [B, L]
+        means = torch.bmm(self._shares(mask) * factors.unsqueeze(1), embedded)  # [B, levels, dim]
+        logits = torch.bmm(self._queries(means), embedded.transpose(1, 2))  # [B, levels heads, L]
+        attention = self._mixed(logits * factors.unsqueeze(1), mask)  # [B, heads, L]
+        attended = torch.bmm(attention * factors.unsqueeze(1), embedded)  # [B, heads, dim]
+        # V and the first half of W_o are one matrix for each head: sum_i a_i x_i comes first.
+        by_head = self.value.unflatten(0, (self.heads, -1))  # [heads, dim / heads, dim]
+        first = self.output[:, : len(self.value)].unflatten(1, (self.heads, -1)).transpose(0, 1)
+        joined = torch.bmm(first, by_head).transpose(0, 1).flatten(1)  # [dim, heads dim]
+        weights = torch.cat([joined, self.output[:, len(self.value) :]], 1)
+        both = torch.cat([attended.flatten(1), means[:, 0]], 1)  # [B, (heads + 1) dim]
+        session = functional.linear(both, weights, self.output_bias)  # [B, dim]
         if self.normalise:
             session = self._normalised(session) * self.scale
         return append_one(session, self.item_bias)
@@ -128,37 +135,57 @@ class AttMix(nn.Module):
         """``[N, dim]`` float32, or ``[N, dim + 1]`` with the item bias as the last column."""
         return append_bias(self._normalised(self.item_embedding), self.item_bias)
 
+    def embed_candidates(self, items: Tensor) -> Tensor:
+        """``item_table()[items]`` without working out the rest of the table."""
+        vectors = self._normalised(functional.embedding(items, self.item_embedding))
+        if self.item_bias is None:
+            return vectors
+        return torch.cat([vectors, self.item_bias[items].unsqueeze(-1)], -1)
+
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
         """``[B, N]`` float32 scores of all items, as the contract of the room says."""
         return self.encode(items, mask) @ self.item_table().T
 
-    def _mixed_attention(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """``[B, heads, L]``, summing to 1 over the items of a window that has any."""
-        queries = self._by_head(self._queries(embedded, mask) @ self.query.T)  # [B, heads, l, .]
-        keys = self._by_head(embedded @ self.key.T)  # [B, heads, L, dim / heads]
-        logits = queries @ keys.transpose(2, 3) / math.sqrt(keys.shape[3])  # [B, heads, l, L]
-        shown = mask[:, None, None, :]  # [B, 1, 1, L]
+    def _shares(self, mask: Tensor) -> Tensor:
+        """``[B, levels, L]`` float32, what each item has in the mean of the last l; l = 1 .. levels."""
+        levels = torch.arange(1, len(self.level_weights) + 1, device=mask.device)  # [levels]
+        from_end = torch.arange(mask.shape[1] - 1, -1, -1, device=mask.device)  # [L]
+        within = (from_end < levels.unsqueeze(1)) & mask.unsqueeze(1)  # [B, levels, L]
+        return within / within.sum(2, keepdim=True).clamp_min(1)
+
+    def _queries(self, means: Tensor) -> Tensor:
+        """``[B, levels heads, dim]``, what an item's embedding is multiplied with for its logits.
+
+        W_l, Q and K act on the queries alone, as one matrix for each level and head: there are
+        fewer queries than items.
+        """
+        by_head = (self.heads, -1)
+        root = math.sqrt(len(self.query) / self.heads)
+        query = self.query.unflatten(0, by_head) / root  # [heads, dim / heads, dim]
+        pairs = torch.bmm(self.key.unflatten(0, by_head).transpose(1, 2), query)  # K^T Q
+        pairs = pairs.flatten(0, 1)  # [heads dim, dim]
+        weights = torch.matmul(pairs, self.level_weights)  # [levels, heads dim, dim]
+        bias = self.level_bias @ pairs.T  # [levels, heads dim]
+        queries = torch.baddbmm(bias.unsqueeze(1), means.transpose(0, 1), weights.transpose(1, 2))
+        return queries.transpose(0, 1).reshape(len(means), -1, means.shape[2])
+
+    def _mixed(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """``[B, heads, L]``, summing to 1 over the items of a window that has any.
+
+        Lp pooling of softmax maps, scaled to sum to 1, is
+        ``softmax_i((1/p) logsumexp_l p log a_lh,i)``, where no power can leave float32.
+        """
         # A finite stand-in for -inf: a window without items must not become NaN.
-        maps = torch.softmax(logits.masked_fill(~shown, -1e30), dim=3) * shown
-        # Relative to the largest, so that no power of a small attention leaves float32.
-        largest = maps.amax(2, keepdim=True).clamp_min(_TINY)  # [B, heads, 1, L]
-        powers = (maps / largest).pow(self.lp).mean(2).clamp_min(_TINY)  # [B, heads, L]
-        pooled = powers.pow(1 / self.lp) * largest.squeeze(2) * mask.unsqueeze(1)
-        return pooled / pooled.sum(2, keepdim=True).clamp_min(_TINY)
+        maps = logits.masked_fill(~mask.unsqueeze(1), -1e9).log_softmax(2)
+        by_level = maps.unflatten(1, (-1, self.heads))  # [B, levels, heads, L]
+        pooled = torch.logsumexp(self.lp * by_level, 1) / self.lp  # [B, heads, L]
+        return pooled.softmax(2) * mask.unsqueeze(1)
 
-    def _queries(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """``[B, levels, dim]``, q_l for l = 1 .. levels, of masked embeddings."""
-        levels = len(self.level_weights)
-        lacking = max(0, levels - mask.shape[1])
-        recent = functional.pad(embedded, (0, 0, lacking, 0))[:, -levels:].flip(1)  # [B, l, dim]
-        shown = functional.pad(mask, (lacking, 0))[:, -levels:].flip(1)  # [B, l]
-        counts = shown.cumsum(1).clamp_min(1).unsqueeze(-1)  # [B, l, 1]
-        means = recent.cumsum(1) / counts  # [B, l, dim]
-        return torch.einsum("bld,led->ble", means, self.level_weights) + self.level_bias
-
-    def _by_head(self, vectors: Tensor) -> Tensor:
-        """``[B, X, dim]`` as ``[B, heads, X, dim / heads]``."""
-        return vectors.unflatten(2, (self.heads, -1)).transpose(1, 2)
+    def _factors(self, vectors: Tensor) -> Tensor:
+        """``[...]``, 1 / length of ``[..., dim]`` vectors with ``normalise``, else 1."""
+        if not self.normalise:
+            return vectors.new_ones(vectors.shape[:-1])
+        return vectors.norm(dim=-1).clamp_min(_TINY).reciprocal()
 
     def _normalised(self, vectors: Tensor) -> Tensor:
-        return functional.normalize(vectors, dim=-1) if self.normalise else vectors
+        return vectors * self._factors(vectors).unsqueeze(-1) if self.normalise else vectors

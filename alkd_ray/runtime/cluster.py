@@ -8,6 +8,14 @@ import os
 
 import ray
 
+# Set before Ray starts, so that its processes inherit it; whoever wants to see more sets his own.
+QUIET_ENVIRONMENT = {
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+}
+
 
 def ensure_ray(num_cpus: int | None = None) -> bool:
     """Joins the cluster named by ``RAY_ADDRESS``, else starts Ray on this machine.
@@ -20,9 +28,8 @@ def ensure_ray(num_cpus: int | None = None) -> bool:
     """
     if ray.is_initialized():
         return False
-    # Set before workers start, so that they inherit it.
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address:

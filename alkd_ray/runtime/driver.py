@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alkd_ray import __version__, artifacts, pipeline
+from alkd_ray import __version__, artifacts, pipeline, plans
 from alkd_ray.annotation import worker
+from alkd_ray.annotation.planning import Plan
 from alkd_ray.config import RunConfig
 from alkd_ray.errors import AlkdError
 from alkd_ray.pipeline import Engines, RunResult
 from alkd_ray.scoring import ScoreJob, score_in_process
-from alkd_ray.stages import Listener
+from alkd_ray.stages import Context, Listener
 
 # Below this many sessions one process scores faster than Ray Data starts (docs/architecture.md).
 RAY_DATA_FROM_SESSIONS = 2_000_000
@@ -64,6 +65,25 @@ def execute(config: RunConfig, listener: Listener, until: str = "report") -> Fin
     record.parent.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(record, found)
     return finished
+
+
+def plan(config: RunConfig, listener: Listener) -> Plan | None:
+    """What the rankings of ``config`` will cost; None where nothing is asked. Sends nothing."""
+    root = artifacts.run_root()
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        result = pipeline.run(config, root, listener, engines_of(config, root), "candidates")
+    finally:
+        _end_ray()
+    if "candidates" not in result.by_seed:
+        return None
+    return plans.plan(
+        Context(config, root, listener),
+        result.dataset,
+        result.by_seed["teacher"],
+        result.by_seed["candidates"],
+        result.run_id,
+    )
 
 
 def engines_of(config: RunConfig, root: Path) -> Engines:

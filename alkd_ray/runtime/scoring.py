@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from pathlib import Path
 
@@ -21,7 +20,6 @@ BATCH_ROWS = 4096
 def score(job: ScoreJob, out: Path) -> None:
     """Scores all shards of ``job``; writes ``session_id, difficulty`` (rows by id) to ``out``."""
     ensure_ray()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -32,7 +30,7 @@ def score(job: ScoreJob, out: Path) -> None:
             fn_constructor_args=(job,),
             batch_size=BATCH_ROWS,
             batch_format="numpy",
-            concurrency=actors,
+            compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=ACTOR_CPUS,
         ).write_parquet(scored)
         table = arrow_dataset.dataset(scored, format="parquet").to_table()

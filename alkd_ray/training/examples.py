@@ -1,4 +1,4 @@
-"""What a backbone is trained on: rows of (window, positive item, weight), resident on one device."""
+"""What a backbone is trained on: rows of (window, positive, weight), resident on one device."""
 
 from __future__ import annotations
 
@@ -59,6 +59,10 @@ class Rows:
             weights,
             soft,
         )
+
+    def counts(self, num_items: int) -> IntArray:
+        """``[N]`` how often each item is a positive."""
+        return np.bincount(self.positives.cpu().numpy(), minlength=num_items)
 
     def take(self, index: Tensor) -> RowBatch:
         """The rows of ``index`` (``[B]`` int64), as a backbone and a loss read them."""

@@ -1,7 +1,6 @@
 """Fitting a backbone: rows in batches, early stopping on validation, the best weights kept.
 
-Everything is resident on one device; nothing is done per row in Python. The draws of batches come
-from numpy streams on the host, so that a seed means the same batches on every device.
+Everything is resident on one device; nothing is done per row in Python.
 """
 
 from __future__ import annotations
@@ -21,15 +20,17 @@ from alkd_ray.errors import AlkdError, InputError
 from alkd_ray.evaluation.metrics import metric_values
 from alkd_ray.evaluation.ranks import rank_targets
 from alkd_ray.recommenders import Backbone
-from alkd_ray.seeds import numpy_stream
 from alkd_ray.training import examples, soft_labels
 from alkd_ray.training.examples import Rows
-from alkd_ray.training.losses import InBatchPairwise, Loss, SampledBCE
-from alkd_ray.training.softmax import FULL_SOFTMAX_ITEMS, FullSoftmax, SampledSoftmax
+from alkd_ray.training.stepper import Stepper
 from alkd_ray.types import SessionSet
 
 Progress = Callable[[int, int, float], None]
-"""Told (step, most steps, best metric so far) after each validation."""
+"""Told (step, most steps, best metric so far, 0 before the first validation) after each validation,
+and between two of them about every ``TELL_SECONDS``."""
+
+TELL_SECONDS = 2.0
+"""Longest silence towards a progress callback, unless one step takes longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def fit(
         training: how.
         window: input items a recommender sees.
         seed: the run's seed.
-        progress: told after each validation.
+        progress: see ``Progress``.
 
     Returns:
         The course of it; ``backbone`` holds the weights that were best on validation.
@@ -106,13 +107,11 @@ def train_rows(
     purpose: str,
     keep_start: bool = False,
     progress: Progress | None = None,
-    loss: Loss | None = None,
 ) -> TrainingResult:
     """Trains ``backbone`` on ``rows`` with an Adam of its own, in place.
 
-    Each step draws ``batch_size`` rows without replacement from all rows, afresh, as published
-    (all of them when there are fewer). A validation that does not beat the best one so far counts
-    against ``patience``.
+    A step is that of :class:`alkd_ray.training.stepper.Stepper`. A validation that does not beat
+    the best one so far counts against ``patience``.
 
     Args:
         backbone: what is trained; it ends on the device it began on.
@@ -123,8 +122,7 @@ def train_rows(
         seed: the run's seed.
         purpose: names the streams of random draws.
         keep_start: whether the weights it starts from may be the best ones.
-        progress: told after each validation.
-        loss: the loss; that of ``training`` when None.
+        progress: see ``Progress``.
 
     Returns:
         The course of it; ``backbone`` holds the weights that were best on validation.
@@ -136,58 +134,36 @@ def train_rows(
     if not len(rows):
         raise InputError(f"{purpose}: there are no rows to train on")
     if not len(valid):
-        raise InputError(f"{purpose}: there are no validation sessions; check the split of the data")
+        raise InputError(
+            f"{purpose}: there are no validation sessions; check the split of the data"
+        )
     started = time.perf_counter()
     module = cast(nn.Module, backbone)
     home = next(module.parameters()).device
     device = _device(training.device)
     module.to(device)
-    resident = rows.to(device)
-    step_loss = loss or make_loss(training, rows, backbone.num_items, seed, purpose)
-    optimiser = _optimiser(module, training)
-    draws = numpy_stream(seed, purpose, "batches")
+    stepper = Stepper(backbone, rows.to(device), training, seed, purpose)
     course = _Course(backbone, valid, training, window, started, progress)
     if keep_start:
         course.validate(0, math.nan)
     module.train()
-    step = 0
-    while step < training.max_steps and not course.patience_is_over:
-        step += 1
+    while stepper.steps < training.max_steps and not course.patience_is_over:
+        step = stepper.steps + 1
         is_checked = step % training.validate_every == 0 or step == training.max_steps
-        if training.schedule == "cosine":
-            share = (step - 1) / training.max_steps
-            rate = training.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-        index = _draw(draws, len(rows), training.batch_size).to(device)  # [B]
-        optimiser.zero_grad()
-        value = step_loss(backbone, resident.take(index), is_checked)
-        optimiser.step()
+        value = stepper.step(want_value=is_checked)
         if is_checked:
             course.validate(step, math.nan if value is None else value)
+        else:
+            course.tell(step)
     course.restore_best()
     module.to(home).eval()
     return TrainingResult(
         best_step=course.best_step,
         best_metric=course.best_metric,
-        steps=step,
+        steps=stepper.steps,
         history=tuple(course.history),
         seconds=time.perf_counter() - started,
     )
-
-
-def make_loss(
-    training: TrainingConfig, rows: Rows, num_items: int, seed: int, purpose: str
-) -> Loss:
-    """The loss that ``training`` names, for rows whose positives are ``rows.positives``."""
-    if training.loss == "pairwise":
-        return InBatchPairwise()
-    draws = numpy_stream(seed, purpose, "negatives")
-    if training.loss == "sampled_bce":
-        return SampledBCE(num_items, draws)
-    if num_items <= FULL_SOFTMAX_ITEMS:
-        return FullSoftmax(training.soft_weight)
-    return SampledSoftmax(_counts(rows, num_items), draws, training.soft_weight)
 
 
 def start_bias_from_popularity(backbone: Backbone, rows: Rows) -> None:
@@ -197,7 +173,7 @@ def start_bias_from_popularity(backbone: Backbone, rows: Rows) -> None:
     """
     bias = getattr(backbone, "item_bias", None)
     if isinstance(bias, nn.Parameter):
-        popularity = np.log1p(_counts(rows, backbone.num_items))
+        popularity = np.log1p(rows.counts(backbone.num_items))
         with torch.no_grad():
             bias.copy_(torch.from_numpy((popularity - popularity.mean()).astype(np.float32)))
 
@@ -221,6 +197,7 @@ class _Course:
         self.window = window
         self.started = started
         self.progress = progress
+        self.told = started
         self.best_metric = -math.inf
         self.best_step = 0
         self.without_gain = 0
@@ -252,8 +229,15 @@ class _Course:
             }
         else:
             self.without_gain += 1
-        if self.progress is not None:
-            self.progress(step, self.training.max_steps, self.best_metric)
+        self.tell(step, at_once=True)
+
+    def tell(self, step: int, *, at_once: bool = False) -> None:
+        if self.progress is None:
+            return
+        now = time.perf_counter()
+        if at_once or now - self.told >= TELL_SECONDS:
+            self.told = now
+            self.progress(step, self.training.max_steps, max(self.best_metric, 0.0))
 
     def restore_best(self) -> None:
         self.module.load_state_dict(self.best)
@@ -277,28 +261,3 @@ def _device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device is cuda, but torch finds no GPU here; use auto or cpu")
     return wanted
-
-
-def _optimiser(module: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
-    """Adam; with decoupled weight decay (Loshchilov & Hutter 2019) where there is any.
-
-    Dense and fused: row-sparse updates were slower up to tens of thousands of items.
-    """
-    if training.weight_decay:
-        return torch.optim.AdamW(
-            module.parameters(),
-            lr=training.learning_rate,
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
-    return torch.optim.Adam(module.parameters(), lr=training.learning_rate, fused=True)
-
-
-def _draw(draws: np.random.Generator, rows: int, wanted: int) -> torch.Tensor:
-    if rows <= wanted:
-        return torch.arange(rows)
-    return torch.from_numpy(draws.choice(rows, wanted, replace=False, shuffle=False))
-
-
-def _counts(rows: Rows, num_items: int) -> np.ndarray:
-    return np.bincount(rows.positives.cpu().numpy(), minlength=num_items)

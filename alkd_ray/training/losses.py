@@ -1,5 +1,4 @@
-"""Losses with lean gradients: each adds its gradients to the parameters, and tells its value only
-when it is asked to.
+"""Losses with lean gradients, which they add to the parameters; the value only on demand.
 
 A loss gets a backbone and a batch, encodes the B windows to ``u`` ``[B, d]``, and differentiates
 with respect to ``u`` and the item embeddings in closed form where that avoids a large graph. The
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alkd_ray.recommenders import Backbone
+from alkd_ray.recommenders import Backbone, embed_candidates
 from alkd_ray.training.examples import RowBatch
 
 
@@ -84,7 +83,7 @@ class InBatchPairwise:
     def __call__(self, backbone: Backbone, batch: RowBatch, want_value: bool) -> float | None:
         """See :class:`Loss`."""
         encoded = backbone.encode(batch.items, batch.mask)  # [B, d]
-        positives = functional.embedding(batch.positives, backbone.item_table())  # [B, d]
+        positives = embed_candidates(backbone, batch.positives)  # [B, d]
         with torch.no_grad():
             by_encoded, by_positives, value = pairwise_gradients(
                 encoded, positives, row_shares(batch), want_value
@@ -109,9 +108,7 @@ class SampledBCE:
         drawn = torch.from_numpy(self.rng.integers(self.num_items, size=len(batch)))
         negatives = drawn.to(batch.positives.device)  # [B]
         encoded = backbone.encode(batch.items, batch.mask)  # [B, d]
-        both = functional.embedding(
-            torch.stack([batch.positives, negatives]), backbone.item_table()
-        )  # [2, B, d]
+        both = embed_candidates(backbone, torch.stack([batch.positives, negatives]))  # [2, B, d]
         scores = (both * encoded).sum(-1)  # [2, B]
         by_row = functional.softplus(-scores[0]) + functional.softplus(scores[1])  # [B]
         loss = (by_row * row_shares(batch)).sum()

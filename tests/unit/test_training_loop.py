@@ -16,7 +16,7 @@ from alkd_ray.evaluation.ranks import rank_targets
 from alkd_ray.recommenders import Backbone
 from alkd_ray.seeds import numpy_stream, torch_stream
 from alkd_ray.sessions import from_lists, of_split, positional_split
-from alkd_ray.training import examples, loop
+from alkd_ray.training import examples, loop, stepper
 from alkd_ray.types import SessionSet
 
 NUM_ITEMS, WINDOW = 60, 5
@@ -145,13 +145,13 @@ def test_the_start_counts_only_when_asked() -> None:
 
 def test_a_batch_has_no_row_twice_and_every_row_is_as_likely() -> None:
     rng = numpy_stream(1, "draws")
-    drawn = [loop._draw(rng, 50, 20) for _ in range(2000)]
+    drawn = [stepper.draw(rng, 50, 20) for _ in range(2000)]
     assert all(len(set(index.tolist())) == 20 for index in drawn)
     counts = Counter(np.concatenate([index.numpy() for index in drawn]).tolist())
     assert len(counts) == 50
     # each count is binomial with mean 800 and sd 21.9
     assert max(abs(count - 800) for count in counts.values()) < 5 * 22
-    assert sorted(loop._draw(rng, 5, 20).tolist()) == [0, 1, 2, 3, 4]
+    assert sorted(stepper.draw(rng, 5, 20).tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_divergence_is_one_clear_sentence() -> None:
@@ -179,7 +179,7 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 
 
 def test_empty_splits_are_refused() -> None:
-    world = ring_world(3)  # 1 trains, 0 validate, 2 test
+    world = ring_world(2)  # 1 trains, 0 validate, 1 tests
     train, valid = of_split(world, "train"), of_split(world, "valid")
     with pytest.raises(InputError, match="no validation sessions"):
         loop.fit(make(), train, valid, settings(), WINDOW, 1)

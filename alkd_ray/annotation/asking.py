@@ -1,0 +1,298 @@
+"""A worker of a pass: pulls rows, asks the endpoint, and tells the desk of every step.
+
+The order of steps is what the cost cap rests on: hold, send, then store the raw answer and settle
+in one transaction, and only then read it. Retries have one owner, this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import uuid4
+
+import numpy as np
+
+from alkd_ray.annotation import pricing
+from alkd_ray.annotation.desk import (
+    Finish,
+    GiveUp,
+    Hold,
+    LeaveUnresolved,
+    Pull,
+    Record,
+    Release,
+    Row,
+    Stop,
+    Verdict,
+)
+from alkd_ray.annotation.pace import Pace
+from alkd_ray.annotation.pricing import Rates
+from alkd_ray.annotation.questions import Question, Reading, size_in_bytes
+from alkd_ray.llm_teachers import Endpoint
+from alkd_ray.llm_teachers._client import ChatClient, NotBilledError, OutcomeUnknownError
+from alkd_ray.llm_teachers._completions import Answer, read_answer
+from alkd_ray.types import Amounts
+
+BACKOFF_FIRST_SECONDS = 0.5
+BACKOFF_MOST_SECONDS = 60.0
+# A 429 is the endpoint's way to slow us down, not a failing request: far more of them are borne.
+RATE_LIMITS_BORNE_PER_TRY = 10
+WAIT_FOR_MONEY_SECONDS = 0.05
+STRUCTURED_OUTPUT_ORDER = ("schema", "json", "off")
+
+
+class DeskFace(Protocol):
+    """The desk as a worker sees it, in this process or another."""
+
+    async def do(self, operation: Any) -> Any:
+        """Carries out one operation of :mod:`alkd_ray.annotation.desk`, durably."""
+        ...
+
+
+class Questions(Protocol):
+    """Rows by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Question: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AskingSettings:
+    """How a worker asks.
+
+    Attributes:
+        worker: its name, unique in the pass.
+        in_flight: most requests in flight.
+        tries: most sendings of one attempt that end in an error or without an answer.
+        seed: of the jitter of waits.
+    """
+
+    worker: str
+    in_flight: int
+    tries: int
+    seed: int = 0
+
+
+class _PassOverError(Exception):
+    """The desk grants nothing more."""
+
+
+class Asker:
+    """One worker; belongs to one event loop."""
+
+    def __init__(
+        self,
+        questions: Questions,
+        endpoint: Endpoint,
+        rates: Rates,
+        desk: DeskFace,
+        settings: AskingSettings,
+    ) -> None:
+        self.questions = questions
+        self.endpoint = endpoint
+        self.rates = rates
+        self.desk = desk
+        self.settings = settings
+        self.pace = Pace(settings.in_flight)
+        self.structured = _Structured(endpoint)
+        self._rng = np.random.default_rng(settings.seed)  # jitter alone; no result depends on it
+        self._pulled: deque[Row] = deque()
+        self._pulling = asyncio.Lock()
+        self._no_more = False
+
+    async def run(self) -> None:
+        """Works until there are no more rows or the pass is over.
+
+        Raises:
+            Exception: the desk cannot be reached (then nothing more is sent), or a defect.
+        """
+        connections = self.settings.in_flight + 8
+        async with (
+            ChatClient(self.endpoint, connections) as client,
+            asyncio.TaskGroup() as lanes,
+        ):
+            for _ in range(min(self.settings.in_flight, len(self.questions))):
+                lanes.create_task(self._lane(client))
+
+    async def _lane(self, client: ChatClient) -> None:
+        while (row := await self._next()) is not None:
+            try:
+                await self._answer(client, row)
+            except _PassOverError:
+                self._no_more = True
+                self._pulled.clear()
+
+    async def _next(self) -> Row | None:
+        async with self._pulling:
+            if not self._pulled and not self._no_more:
+                # Few at a time, so that no worker sits on rows that another could ask.
+                wanted = max(1, self.settings.in_flight // 4)
+                self._pulled.extend(await self.desk.do(Pull(self.settings.worker, wanted)))
+                self._no_more = not self._pulled
+            return self._pulled.popleft() if self._pulled else None
+
+    async def _answer(self, client: ChatClient, row: Row) -> None:
+        question = self.questions[row.index]
+        if row.first_answer is not None:
+            first: Answer | str = read_answer(row.first_answer)
+        else:
+            first = await self._buy(client, question, row.index, 1, question.body)
+        if isinstance(first, str):
+            return  # given up; the desk knows why
+        reading = question.read(first.text)
+        if reading.ask_again:
+            reading = await self._asked_again(client, question, row.index, first, reading)
+        await self.desk.do(
+            Finish(
+                self.settings.worker,
+                row.index,
+                question.key,
+                tuple(int(item) for item in reading.ranking),
+                reading.repairs,
+                reading.failure,
+            )
+        )
+
+    async def _asked_again(
+        self, client: ChatClient, question: Question, index: int, first: Answer, reading: Reading
+    ) -> Reading:
+        body = question.ask_again(first.text, reading.ask_again)
+        try:
+            second = await self._buy(client, question, index, 2, body)
+        except _PassOverError:
+            if reading.failure:
+                raise  # the row stays open: a later pass asks again
+            return reading
+        if isinstance(second, str):
+            return reading
+        return max(reading, question.read(second.text), key=lambda found: found.worth)
+
+    async def _buy(
+        self,
+        client: ChatClient,
+        question: Question,
+        index: int,
+        attempt: int,
+        body: dict[str, Any],
+    ) -> Answer | str:
+        """One answer, or the reason why there is none; a first attempt's reason is recorded.
+
+        Raises:
+            _PassOverError: nothing more may be sent.
+        """
+        worst = pricing.worst_case(
+            self.rates, size_in_bytes(body, question.schema), question.max_output_tokens
+        )
+        errors = rate_limits = 0
+        while True:
+            async with self.pace.slot():
+                hold_id = await self._held(question.key, worst)
+                asked_with = self.structured.mode
+                try:
+                    answer = await self._sent(client, hold_id, body, question)
+                except NotBilledError as error:
+                    await self.desk.do(Release(hold_id))
+                    problem: NotBilledError | OutcomeUnknownError = error
+                except OutcomeUnknownError as error:
+                    await self.desk.do(LeaveUnresolved(hold_id, str(error)))
+                    problem = error
+                else:
+                    await self._recorded(question.key, attempt, answer, hold_id, worst)
+                    return answer
+            if isinstance(problem, NotBilledError):
+                if problem.is_hopeless:
+                    await self.desk.do(Stop("stopped", f"{self.endpoint.base_url}: {problem}"))
+                    raise _PassOverError
+                if self.structured.gives_way(asked_with, problem):
+                    continue
+                if problem.is_permanent:
+                    return await self._given_up(question.key, index, attempt, str(problem), True)
+            is_rate_limit = isinstance(problem, NotBilledError) and problem.status == 429
+            rate_limits += is_rate_limit
+            errors += not is_rate_limit
+            if errors + rate_limits // RATE_LIMITS_BORNE_PER_TRY >= self.settings.tries:
+                reason = f"gave up after {errors + rate_limits} tries: {problem}"
+                return await self._given_up(question.key, index, attempt, reason, False)
+            await self._wait(problem, errors + rate_limits)
+
+    async def _held(self, key: str, worst: Amounts) -> str:
+        while True:
+            hold_id = uuid4().hex
+            verdict: Verdict = await self.desk.do(Hold(hold_id, key, worst, self.settings.worker))
+            if verdict.granted:
+                return hold_id
+            if verdict.stop:
+                raise _PassOverError
+            await asyncio.sleep(WAIT_FOR_MONEY_SECONDS * (1 + self._rng.random()))
+
+    async def _sent(
+        self, client: ChatClient, hold_id: str, body: dict[str, Any], question: Question
+    ) -> Answer:
+        try:
+            return await client.ask(self.structured.completed(body, question.schema))
+        except asyncio.CancelledError:
+            await asyncio.shield(self.desk.do(LeaveUnresolved(hold_id, "the worker was ended")))
+            raise
+
+    async def _recorded(
+        self, key: str, attempt: int, answer: Answer, hold_id: str, worst: Amounts
+    ) -> None:
+        usage = answer.usage
+        # An endpoint that reports no usage is taken to have billed the worst.
+        actual = worst
+        if usage is not None:
+            actual = Amounts(pricing.cost_microusd(self.rates, usage), usage.total_tokens, 1)
+        await self.desk.do(
+            Record(hold_id, key, attempt, answer.raw, answer.finish_reason, usage, actual)
+        )
+        await self.pace.answered()
+
+    async def _given_up(
+        self, key: str, index: int, attempt: int, reason: str, is_permanent: bool
+    ) -> str:
+        if attempt == 1:
+            await self.desk.do(GiveUp(self.settings.worker, index, key, reason, is_permanent))
+        return reason
+
+    async def _wait(self, problem: NotBilledError | OutcomeUnknownError, tries: int) -> None:
+        """Retry-After where the endpoint gives one, else exponential backoff with full jitter."""
+        most = min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(tries - 1, 20))
+        seconds = float(self._rng.random() * most)
+        if isinstance(problem, NotBilledError):
+            if problem.retry_after_seconds is not None:
+                seconds = problem.retry_after_seconds + float(self._rng.random()) * 0.1
+            if problem.status == 429:
+                self.pace.slowed(problem.retry_after_seconds or 0.0)
+        await asyncio.sleep(seconds)
+
+
+class _Structured:
+    """Which response format the endpoint accepts, found out once by asking."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._is_open = endpoint.structured_output == "auto"
+        self.mode = "schema" if self._is_open else endpoint.structured_output
+
+    def completed(self, body: dict[str, Any], schema: dict[str, Any] | None) -> dict[str, Any]:
+        """The request with its response format."""
+        if schema is None or self.mode == "off":
+            return body
+        if self.mode == "json":
+            return {**body, "response_format": {"type": "json_object"}}
+        named = {"name": "ranking", "strict": True, "schema": schema}
+        return {**body, "response_format": {"type": "json_schema", "json_schema": named}}
+
+    def gives_way(self, asked_with: str, problem: NotBilledError) -> bool:
+        """Whether the endpoint refused the format ``asked_with``, and there is a simpler one."""
+        said = str(problem).lower()
+        is_about_format = any(word in said for word in ("response_format", "schema", "json_object"))
+        if not self._is_open or problem.status not in (400, 415, 422, 501) or not is_about_format:
+            return False
+        if asked_with == "off":
+            return False
+        if self.mode == asked_with:  # else another request has found that out already
+            self.mode = STRUCTURED_OUTPUT_ORDER[STRUCTURED_OUTPUT_ORDER.index(asked_with) + 1]
+        return True

@@ -1,0 +1,322 @@
+"""The one place of a pass that hands out work and keeps the books.
+
+Workers talk to it in operations, small records that can be sent between processes; a group of
+them is one transaction. So a hold is committed before its request leaves, a raw answer and its
+settlement are committed together before the answer is parsed, and nobody else writes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from alkd_ray.annotation.database import Database
+from alkd_ray.annotation.ledger import Ledger
+from alkd_ray.annotation.parse import PARSER_VERSION
+from alkd_ray.annotation.store import Store
+from alkd_ray.types import Amounts, Caps, LedgerState, Usage
+
+StopStatus = Literal["stopped", "breached"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Asks for rows to work on. Result: a tuple of :class:`Row`; empty = there are no more."""
+
+    worker: str
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row to work on; ``first_answer`` is the raw body of a stored first attempt, if any."""
+
+    index: int
+    first_answer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Asks to send a request. Result: a :class:`Verdict`."""
+
+    hold_id: str
+    key: str
+    worst: Amounts
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a request may be sent.
+
+    Attributes:
+        granted: it may; its worst case is held.
+        stop: the pass is over, nothing more is sent.
+        reason: why not; without ``stop`` it may be granted once others have been settled.
+    """
+
+    granted: bool
+    stop: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An answer came: stores its body and settles its hold. Result: None, or text of a breach."""
+
+    hold_id: str
+    key: str
+    attempt: int
+    raw: str
+    finish_reason: str
+    usage: Usage | None
+    actual: Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The request was certainly not billed."""
+
+    hold_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveUnresolved:
+    """Whether the request was billed is not known: its hold stays, against the cap."""
+
+    hold_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """A row has its reading: accepted, or failed for good."""
+
+    worker: str
+    index: int
+    key: str
+    ranking: tuple[int, ...]
+    repairs: tuple[str, ...]
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """A row gets no answer, for a reason of the endpoint's; ``is_permanent`` = never ask again."""
+
+    worker: str
+    index: int
+    key: str
+    reason: str
+    is_permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The whole pass must end."""
+
+    status: StopStatus
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowRequest:
+    """What the books note of a row before it is asked."""
+
+    index: int
+    key: str
+    kind: str
+    prompt_version: str
+    session_id: int
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a pass stands.
+
+    Attributes:
+        rows: rows to be asked in this pass.
+        done: rows of it that have a reading, failed ones included.
+        failed: rows that failed.
+        in_flight: requests sent and not settled.
+        sent: requests sent.
+        stop_status, stop_reason: set when the pass must end.
+        ledger: the budget.
+    """
+
+    rows: int
+    done: int
+    failed: int
+    in_flight: int
+    sent: int
+    stop_status: StopStatus | None
+    stop_reason: str
+    ledger: LedgerState
+
+
+class Desk:
+    """Work and books of one pass, on the one writer of a store's database.
+
+    Durability: when :meth:`apply` returns, its operations are on disk. Concurrency: one thread at
+    a time; :class:`alkd_ray.annotation.grouping.Grouped` gives many workers that.
+    """
+
+    def __init__(self, database: Database, budget: str, caps: Caps, owner: str) -> None:
+        """Opens the budget; holds that a dead writer left become unresolved."""
+        self.database = database
+        self.ledger = Ledger(database)
+        self.store = Store(database)
+        self.budget = budget
+        self.owner = owner
+        with database.transaction():
+            self.ledger.recover()
+            self.ledger.open_budget(budget, caps)
+        self._waiting: deque[int] = deque()
+        self._first_answers: dict[int, str] = {}
+        self._pulled: dict[str, set[int]] = {}
+        self._holds: dict[str, str] = {}  # hold -> worker, of this pass, not settled
+        self._rows = self._done = self._failed = self._sent = 0
+        self._stop: Stop | None = None
+
+    def add(
+        self,
+        rows: Iterable[RowRequest],
+        first_answers: Mapping[int, str],
+        endpoint: str,
+        model: str,
+    ) -> None:
+        """Rows to be asked, of one endpoint and model."""
+        with self.database.transaction():
+            for row in rows:
+                self.store.put_request(
+                    row.key,
+                    endpoint=endpoint,
+                    model=model,
+                    kind=row.kind,
+                    prompt_version=row.prompt_version,
+                    session_id=row.session_id,
+                    body=row.body,
+                )
+                self._waiting.append(row.index)
+                self._rows += 1
+        self._first_answers.update(first_answers)
+
+    def apply(self, operations: Sequence[Any]) -> list[Any]:
+        """Carries out operations in order, in one transaction; one result for each."""
+        with self.database.transaction():
+            return [self._carry_out(operation) for operation in operations]
+
+    def return_rows(self, worker: str) -> int:
+        """Takes back what a dead worker had: its holds are unresolved, its rows wait again."""
+        rows = self._pulled.pop(worker, set())
+        with self.database.transaction():
+            for hold_id in [hold for hold, owner in self._holds.items() if owner == worker]:
+                self.ledger.leave_unresolved(hold_id, f"worker {worker} died")
+                del self._holds[hold_id]
+        self._waiting.extendleft(sorted(rows, reverse=True))
+        return len(rows)
+
+    def standing(self) -> Standing:
+        """How the pass stands."""
+        return Standing(
+            self._rows,
+            self._done,
+            self._failed,
+            len(self._holds),
+            self._sent,
+            self._stop.status if self._stop else None,
+            self._stop.reason if self._stop else "",
+            self.ledger.state(self.budget),
+        )
+
+    def _carry_out(self, operation: Any) -> Any:
+        match operation:
+            case Pull():
+                return self._pull(operation)
+            case Hold():
+                return self._hold(operation)
+            case Record():
+                return self._record(operation)
+            case Release(hold_id):
+                self._holds.pop(hold_id, None)
+                self.ledger.release(hold_id)
+            case LeaveUnresolved(hold_id, why):
+                self._holds.pop(hold_id, None)
+                self.ledger.leave_unresolved(hold_id, why)
+            case Finish():
+                self._finish(operation)
+            case GiveUp():
+                self.store.put_failure(
+                    operation.key, permanent=operation.is_permanent, reason=operation.reason
+                )
+                self._count(operation.worker, operation.index, failed=True)
+            case Stop():
+                self._stop = self._stop or operation
+            case _:
+                raise TypeError(f"no such operation: {operation!r}")
+        return None
+
+    def _pull(self, pull: Pull) -> tuple[Row, ...]:
+        if self._stop is not None:
+            return ()
+        mine = self._pulled.setdefault(pull.worker, set())
+        rows = []
+        while self._waiting and len(rows) < pull.most:
+            index = self._waiting.popleft()
+            mine.add(index)
+            rows.append(Row(index, self._first_answers.get(index)))
+        return tuple(rows)
+
+    def _hold(self, hold: Hold) -> Verdict:
+        if self._stop is not None:
+            return Verdict(False, stop=True, reason=self._stop.reason)
+        reason = self.ledger.hold(
+            self.budget, hold.hold_id, hold.worst, owner=self.owner, key=hold.key
+        )
+        if not reason:
+            self._holds[hold.hold_id] = hold.worker
+            self._sent += 1
+            return Verdict(True)
+        if self._holds:  # what others hold may yet be given back
+            return Verdict(False, reason=reason)
+        self._stop = Stop("stopped", reason)
+        return Verdict(False, stop=True, reason=reason)
+
+    def _record(self, record: Record) -> str | None:
+        self.store.put_answer(
+            record.key,
+            record.attempt,
+            record.raw,
+            usage=record.usage,
+            cost_microusd=record.actual.microusd,
+            hold_id=record.hold_id,
+            finish_reason=record.finish_reason,
+        )
+        self._holds.pop(record.hold_id, None)
+        if not self.ledger.settle(record.hold_id, record.actual):
+            return None
+        breached = self.ledger.state(self.budget).breached_microusd
+        reason = (
+            "the endpoint billed more than it was allowed to (it ignores the limit of the output), "
+            f"{breached / 1e6:.6f} USD above what was held; nothing more was sent"
+        )
+        self._stop = Stop("breached", reason)
+        return reason
+
+    def _finish(self, finish: Finish) -> None:
+        self.store.put_parsed(
+            finish.key,
+            parser_version=PARSER_VERSION,
+            ranking=finish.ranking,
+            repairs=finish.repairs,
+            failure=finish.failure,
+        )
+        self._count(finish.worker, finish.index, failed=bool(finish.failure))
+
+    def _count(self, worker: str, index: int, failed: bool) -> None:
+        self._pulled.get(worker, set()).discard(index)
+        self._done += 1
+        self._failed += failed

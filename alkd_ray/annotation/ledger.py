@@ -1,0 +1,391 @@
+"""The ledger: what was spent, what may still be spent, and on which requests.
+
+Before a request leaves, its worst case is held. When its answer is in, the hold is settled at what
+it cost; when it never left, the hold is released; when nobody knows, it stays, unresolved. At
+every instant, for each capped unit, ``settled + held + unresolved <= cap``. Only an endpoint that
+bills more than the worst case can break this; the overshoot is settled in full, recorded as a
+breach, and stops admission.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from alkd_ray.annotation.database import Database, now
+from alkd_ray.annotation.entries import (
+    BREACHED,
+    HOLD_COLUMNS,
+    IN_FLIGHT,
+    LARGEST_AMOUNT,
+    TOTAL_COLUMNS,
+    HoldEntry,
+    HoldStatus,
+    LedgerError,
+    NotedRates,
+    beyond,
+    check,
+    entry_of,
+    in_units,
+    is_raised,
+    minus,
+    refusal,
+)
+from alkd_ray.annotation.pricing import Rates
+from alkd_ray.types import Amounts, Caps, LedgerState
+
+__all__ = [
+    "BREACHED",
+    "IN_FLIGHT",
+    "HoldEntry",
+    "HoldStatus",
+    "Ledger",
+    "LedgerError",
+    "NotedRates",
+]
+
+NOTHING = Amounts()
+
+
+class Ledger:
+    """Budgets and holds in one :class:`~alkd_ray.annotation.database.Database`.
+
+    Every method is one transaction, joined to the caller's where one is open, so that many share
+    one commit and an answer can be stored in the same commit as its settlement. When a method
+    raises, nothing changed. What it did is durable once the outermost transaction has ended; a
+    request may be sent only after that.
+
+    A process that opens the books after another one died calls :meth:`recover` first.
+
+    Admission reads one row of running totals, whatever the number of holds.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def open_budget(self, name: str, caps: Caps) -> LedgerState:
+        """Makes a budget, or gives it other caps.
+
+        A cap below what is spent is allowed: nothing more is admitted. Raising a cap (or taking
+        it away) accepts the budget's breaches, so that admission goes on.
+        """
+        for cap in (caps.microusd, caps.tokens, caps.requests):
+            if cap is not None and not 0 <= cap <= LARGEST_AMOUNT:
+                raise LedgerError(f"budget {name!r}: a cap of {cap} is not in 0..{LARGEST_AMOUNT}")
+        with self.database.transaction():
+            row = self.database.execute(
+                "SELECT cap_microusd, cap_tokens, cap_requests FROM budgets WHERE name = ?", (name,)
+            ).fetchone()
+            values = (caps.microusd, caps.tokens, caps.requests)
+            if row is None:
+                self.database.execute(
+                    "INSERT INTO budgets (cap_microusd, cap_tokens, cap_requests, name, opened_at) "
+                    "VALUES (?, ?, ?, ?, ?)",
+                    (*values, name, now()),
+                )
+            elif row != values:
+                self.database.execute(
+                    "UPDATE budgets SET cap_microusd = ?, cap_tokens = ?, cap_requests = ? "
+                    "WHERE name = ?",
+                    (*values, name),
+                )
+                if any(is_raised(old, new) for old, new in zip(row, values, strict=True)):
+                    self._accept_breaches(name)
+            return self.state(name)
+
+    def hold(
+        self,
+        budget: str,
+        hold_id: str,
+        worst: Amounts,
+        owner: str = "",
+        key: str = "",
+        kind: str = "",
+    ) -> str:
+        """Sets the worst case of a request aside, if the caps allow it.
+
+        Args:
+            budget: an open budget.
+            hold_id: a new id of the caller's making.
+            worst: the most that the request can cost.
+            owner: id of the run that asks.
+            key: the request's key; while it is held, a second hold of the same key is refused.
+            kind: ``rank`` or ``hints``.
+
+        Returns:
+            "" when granted, else one sentence that says why not. It begins with
+            :data:`IN_FLIGHT` (wait for the other answer), with :data:`BREACHED`, or it names the
+            cap, what is left of it and what the request may cost.
+        """
+        check(worst, f"hold {hold_id!r}")
+        with self.database.transaction():
+            state, open_breaches = self._read(budget)
+            refused = self._in_flight(key) or refusal(budget, state, open_breaches, worst)
+            if refused:
+                return refused
+            if self._find(hold_id) is not None:
+                raise LedgerError(f"hold {hold_id!r} exists already; each request needs its own id")
+            self.database.execute(
+                "INSERT INTO holds (hold_id, budget, status, owner, request_key, kind, writer, "
+                "worst_microusd, worst_tokens, worst_requests, held_at) "
+                "VALUES (?, ?, 'held', ?, ?, ?, ?, ?, ?, ?, ?)",
+                (hold_id, budget, owner, key, kind, self.database.writer, *in_units(worst), now()),
+            )
+            self._add(budget, held=worst)
+        return ""
+
+    def settle(self, hold_id: str, actual: Amounts) -> bool:
+        """Ends a hold, also an unresolved one (a late answer), at what it cost.
+
+        Returns:
+            True when ``actual`` is more than was held, in any unit: a breach. All of it is
+            settled, and the budget admits nothing more until the breach is accepted or a cap
+            raised.
+        """
+        with self.database.transaction():
+            return self._settle(self._open_hold(hold_id, ("held", "unresolved")), actual)
+
+    def release(self, hold_id: str) -> None:
+        """Gives a whole hold back: the request never left, or was refused unbilled."""
+        with self.database.transaction():
+            entry = self._open_hold(hold_id, ("held",))
+            self._end(entry, "released", "")
+            self._add(entry.budget, held=minus(entry.worst))
+
+    def leave_unresolved(self, hold_id: str, why: str) -> None:
+        """Keeps a hold whose outcome is not known; it goes on counting against the caps."""
+        with self.database.transaction():
+            self._leave(self._open_hold(hold_id, ("held",)), why)
+
+    def recover(self) -> int:
+        """Marks what earlier writers of the file left held as unresolved; returns how many.
+
+        Only a dead process can have left them: the file has one writer at a time.
+        """
+        with self.database.transaction():
+            left = self._entries("WHERE status = 'held' AND writer <> ?", (self.database.writer,))
+            for entry in left:
+                self._leave(entry, "the process that sent it ended before the answer was recorded")
+        return len(left)
+
+    def resolve(self, hold_id: str, actual: Amounts) -> None:
+        """Settles an unresolved hold by hand; zero amounts write it off.
+
+        More than was held is recorded as a breach that is accepted already: a person saw it.
+        """
+        with self.database.transaction():
+            self._settle(self._open_hold(hold_id, ("unresolved",)), actual, by_hand=True)
+
+    def accept_breach(self, hold_id: str) -> None:
+        """Records that a person has seen a breach; without open ones the budget admits again."""
+        with self.database.transaction():
+            entry = self._open_hold(hold_id, ("settled",))
+            if not entry.breached or entry.breach_accepted:
+                raise LedgerError(f"hold {hold_id!r} has no breach to accept")
+            self.database.execute(
+                "UPDATE holds SET breach_accepted = 1 WHERE hold_id = ?", (hold_id,)
+            )
+            self.database.execute(
+                "UPDATE budgets SET open_breaches = open_breaches - 1 WHERE name = ?",
+                (entry.budget,),
+            )
+
+    def state(self, budget: str) -> LedgerState:
+        """The budget's totals and caps."""
+        return self._read(budget)[0]
+
+    def open_breaches(self, budget: str) -> int:
+        """Breaches that nobody has accepted; while there are any, nothing is admitted."""
+        return self._read(budget)[1]
+
+    def audit(self, budget: str) -> bool:
+        """Whether the running totals equal those added up from the budget's holds."""
+        with self.database.transaction():
+            totals = {name: Amounts() for name in ("settled", "held", "unresolved")}
+            breached, open_breaches = Amounts(), 0
+            for entry in self.entries(budget):
+                if entry.status == "settled":
+                    totals["settled"] += entry.actual
+                    breached += entry.overshoot
+                    open_breaches += entry.breached and not entry.breach_accepted
+                elif entry.status != "released":
+                    totals[entry.status] += entry.worst
+            state, counted = self._read(budget)
+            return (
+                totals == {name: getattr(state, name) for name in totals}
+                and breached == self.total_breach(budget)
+                and open_breaches == counted
+            )
+
+    def entries(
+        self, budget: str | None = None, status: HoldStatus | None = None
+    ) -> list[HoldEntry]:
+        """Holds in the order of holding; of all budgets when ``budget`` is None."""
+        return self._entries(
+            "WHERE (?1 IS NULL OR budget = ?1) AND (?2 IS NULL OR status = ?2)", (budget, status)
+        )
+
+    def entry(self, hold_id: str) -> HoldEntry:
+        """One hold by its id."""
+        found = self._find(hold_id)
+        if found is None:
+            raise LedgerError(f"there is no hold {hold_id!r}; alkd ledger show lists them")
+        return found
+
+    def budgets(self) -> list[str]:
+        """Names, sorted."""
+        rows = self.database.execute("SELECT name FROM budgets ORDER BY name")
+        return [name for (name,) in rows]
+
+    def spent_by_owner(self, budget: str) -> dict[str, Amounts]:
+        """Owner -> what its answers cost, sorted by owner."""
+        rows = self.database.execute(
+            "SELECT owner, sum(actual_microusd), sum(actual_tokens), sum(actual_requests) "
+            "FROM holds WHERE budget = ? AND status = 'settled' GROUP BY owner ORDER BY owner",
+            (budget,),
+        )
+        return {owner: Amounts(*amounts) for owner, *amounts in rows}
+
+    def total_breach(self, budget: str | None = None) -> Amounts:
+        """What endpoints billed beyond their holds, accepted or not; over all budgets for None."""
+        row = self.database.execute(
+            "SELECT coalesce(sum(breached_microusd), 0), coalesce(sum(breached_tokens), 0), "
+            "coalesce(sum(breached_requests), 0) FROM budgets WHERE ?1 IS NULL OR name = ?1",
+            (budget,),
+        ).fetchone()
+        return Amounts(*row)
+
+    def note_rates(self, budget: str, model: str, rates: Rates) -> None:
+        """Records the rates that requests are priced with; the same ones only once."""
+        with self.database.transaction():
+            self._read(budget)
+            self.database.execute(
+                "INSERT OR IGNORE INTO rates (budget, model, source, rates, noted_at) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (budget, model, rates.source, json.dumps(asdict(rates)), now()),
+            )
+
+    def noted_rates(self, budget: str) -> list[NotedRates]:
+        """All rates ever used with the budget, in the order of noting."""
+        rows = self.database.execute(
+            "SELECT model, source, rates, noted_at FROM rates WHERE budget = ? ORDER BY rowid",
+            (budget,),
+        )
+        return [NotedRates(*row) for row in rows]
+
+    def _settle(self, entry: HoldEntry, actual: Amounts, by_hand: bool = False) -> bool:
+        check(actual, f"hold {entry.hold_id!r}")
+        overshoot = beyond(actual, entry.worst)
+        breached = overshoot != NOTHING
+        self.database.execute(
+            "UPDATE holds SET status = 'settled', actual_microusd = ?, actual_tokens = ?, "
+            "actual_requests = ?, breached = ?, breach_accepted = ?, by_hand = ?, ended_at = ? "
+            "WHERE hold_id = ?",
+            (*in_units(actual), breached, breached and by_hand, by_hand, now(), entry.hold_id),
+        )
+        held, unresolved = NOTHING, minus(entry.worst)
+        if entry.status == "held":
+            held, unresolved = unresolved, held
+        self._add(
+            entry.budget,
+            settled=actual,
+            held=held,
+            unresolved=unresolved,
+            breached=overshoot,
+            open_breaches=int(breached and not by_hand),
+        )
+        return breached
+
+    def _leave(self, entry: HoldEntry, why: str) -> None:
+        self._end(entry, "unresolved", why)
+        self._add(entry.budget, held=minus(entry.worst), unresolved=entry.worst)
+
+    def _end(self, entry: HoldEntry, status: HoldStatus, why: str) -> None:
+        self.database.execute(
+            "UPDATE holds SET status = ?, why = ?, ended_at = ? WHERE hold_id = ?",
+            (status, why, now(), entry.hold_id),
+        )
+
+    def _accept_breaches(self, budget: str) -> None:
+        self.database.execute(
+            "UPDATE holds SET breach_accepted = 1 WHERE budget = ? AND breached", (budget,)
+        )
+        self.database.execute("UPDATE budgets SET open_breaches = 0 WHERE name = ?", (budget,))
+
+    def _add(
+        self,
+        budget: str,
+        *,
+        settled: Amounts = NOTHING,
+        held: Amounts = NOTHING,
+        unresolved: Amounts = NOTHING,
+        breached: Amounts = NOTHING,
+        open_breaches: int = 0,
+    ) -> None:
+        self.database.execute(
+            "UPDATE budgets SET settled_microusd = settled_microusd + ?, "
+            "settled_tokens = settled_tokens + ?, settled_requests = settled_requests + ?, "
+            "held_microusd = held_microusd + ?, held_tokens = held_tokens + ?, "
+            "held_requests = held_requests + ?, unresolved_microusd = unresolved_microusd + ?, "
+            "unresolved_tokens = unresolved_tokens + ?, "
+            "unresolved_requests = unresolved_requests + ?, "
+            "breached_microusd = breached_microusd + ?, breached_tokens = breached_tokens + ?, "
+            "breached_requests = breached_requests + ?, open_breaches = open_breaches + ? "
+            "WHERE name = ?",
+            (
+                *in_units(settled),
+                *in_units(held),
+                *in_units(unresolved),
+                *in_units(breached),
+                open_breaches,
+                budget,
+            ),
+        )
+
+    def _read(self, budget: str) -> tuple[LedgerState, int]:
+        """The totals, and the number of open breaches."""
+        row = self.database.execute(
+            f"SELECT {TOTAL_COLUMNS} FROM budgets WHERE name = ?",  # noqa: S608 - our own column names
+            (budget,),
+        ).fetchone()
+        if row is None:
+            known = ", ".join(self.budgets()) or "none"
+            raise LedgerError(f"there is no budget {budget!r} in these books; there are: {known}")
+        state = LedgerState(
+            settled=Amounts(*row[0:3]),
+            held=Amounts(*row[3:6]),
+            unresolved=Amounts(*row[6:9]),
+            caps=Caps(*row[9:12]),
+            breached_microusd=row[12],
+        )
+        return state, row[15]
+
+    def _in_flight(self, key: str) -> str:
+        if not key:
+            return ""
+        row = self.database.execute(
+            "SELECT hold_id FROM holds "
+            "WHERE request_key = ? AND status = 'held' AND request_key <> ''",
+            (key,),
+        ).fetchone()
+        return f"{IN_FLIGHT}: the same request was sent under hold {row[0]!r}" if row else ""
+
+    def _open_hold(self, hold_id: str, allowed: tuple[HoldStatus, ...]) -> HoldEntry:
+        entry = self.entry(hold_id)
+        if entry.status not in allowed:
+            raise LedgerError(
+                f"hold {hold_id!r} is {entry.status}; this needs one that is {' or '.join(allowed)}"
+            )
+        return entry
+
+    def _find(self, hold_id: str) -> HoldEntry | None:
+        found = self._entries("WHERE hold_id = ?", (hold_id,))
+        return found[0] if found else None
+
+    def _entries(self, condition: str, parameters: tuple[Any, ...]) -> list[HoldEntry]:
+        rows = self.database.execute(
+            f"SELECT {HOLD_COLUMNS} FROM holds {condition} ORDER BY number",  # noqa: S608 - our own text
+            parameters,
+        )
+        return [entry_of(row) for row in rows]

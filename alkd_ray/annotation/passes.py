@@ -1,0 +1,197 @@
+"""A pass over many questions: what is known already, what is left to ask, and how it ended.
+
+Raw answers in the store are the truth; readings are made from them anew, so that a better parser
+reads old answers for nothing, and a pass that was killed goes on with what was received.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from alkd_ray.annotation import planning
+from alkd_ray.annotation.asking import Questions
+from alkd_ray.annotation.desk import RowRequest, Standing
+from alkd_ray.annotation.planning import Plan, Size
+from alkd_ray.annotation.pricing import Rates
+from alkd_ray.annotation.questions import Question, RankQuestion, Reading, as_json, size_in_bytes
+from alkd_ray.annotation.store import Spent, Store, StoredAnswer
+from alkd_ray.llm_teachers._completions import read_answer
+from alkd_ray.types import Annotation, AnnotationOutcome, Caps, RunStatus
+
+ATTEMPTS = 2  # the question, and asking again once
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a pass is, for people.
+
+    Attributes:
+        done: rows with a reading, those found in the store included.
+        total: rows.
+        failed: rows that failed for good.
+        in_flight: requests sent and not settled.
+        sent: requests sent by this pass.
+        settled_microusd, held_microusd: of the budget.
+        cap_microusd: None for no cap on money.
+    """
+
+    done: int
+    total: int
+    failed: int
+    in_flight: int
+    sent: int
+    settled_microusd: int
+    held_microusd: int
+    cap_microusd: int | None
+
+
+@dataclass(slots=True)
+class Pass:
+    """The rows of a pass; made by :func:`begin`.
+
+    Attributes:
+        keys: each row's key.
+        pending: rows to be asked; of rows with equal keys, the first.
+        first_answers: raw first attempts of those that must only be asked again.
+        sizes: of the pending rows.
+        started: when.
+    """
+
+    keys: list[str]
+    pending: list[RowRequest] = field(default_factory=list)
+    first_answers: dict[int, str] = field(default_factory=dict)
+    sizes: list[Size] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def unique(self) -> int:
+        """Different questions."""
+        return len(set(self.keys))
+
+    def plan(self, rates: Rates, left: Caps) -> Plan:
+        """What the pending rows will cost, and what the cap leaves."""
+        return planning.plan(self.sizes, self.unique, rates, left)
+
+    def progress(self, standing: Standing) -> Progress:
+        """How far it is."""
+        known = self.unique - standing.rows
+        return Progress(
+            done=known + standing.done,
+            total=self.unique,
+            failed=standing.failed,
+            in_flight=standing.in_flight,
+            sent=standing.sent,
+            settled_microusd=standing.ledger.settled.microusd,
+            held_microusd=standing.ledger.held.microusd,
+            cap_microusd=standing.ledger.caps.microusd,
+        )
+
+
+def begin(questions: Questions, store: Store | None) -> Pass:
+    """Finds what the store has; without a store everything is to be asked."""
+    keys = [questions[index].key for index in range(len(questions))]
+    found = Pass(keys)
+    answers = store.answers(keys) if store else {}
+    failures = store.failures(keys) if store else {}
+    seen: set[str] = set()
+    for index, key in enumerate(keys):
+        if key in seen:
+            continue
+        seen.add(key)
+        question = questions[index]
+        stored = answers.get(key, [])
+        if _is_settled(question, stored, is_refused=key in failures and failures[key].is_permanent):
+            continue
+        if stored:
+            found.first_answers[index] = stored[0].raw
+        found.pending.append(
+            RowRequest(
+                index,
+                key,
+                question.kind,
+                question.prompt_version,
+                question.session_id,
+                as_json(question.body),
+            )
+        )
+        found.sizes.append(
+            Size(
+                size_in_bytes(question.body, question.schema),
+                question.wanted if isinstance(question, RankQuestion) else 0,
+                question.max_output_tokens,
+            )
+        )
+    return found
+
+
+def outcome(questions: Questions, at: Pass, store: Store, standing: Standing) -> AnnotationOutcome:
+    """What the pass ended with, read from the store."""
+    annotations = tuple(annotations_of(questions, at.keys, store))
+    failed = sum(bool(annotation.failure) for annotation in annotations)
+    status, reason = _status(standing, len(questions), len(annotations), failed)
+    return AnnotationOutcome(
+        annotations=annotations,
+        status=status,
+        reason=reason,
+        sent=standing.sent,
+        reused=at.unique - standing.rows,
+        ledger=standing.ledger,
+        seconds=time.perf_counter() - at.started,
+    )
+
+
+def annotations_of(questions: Questions, keys: Sequence[str], store: Store) -> Iterator[Annotation]:
+    """The annotation of each row that has an answer or failed for good; others are left out."""
+    answers = store.answers(keys)
+    spent = store.spent(keys)
+    failures = store.failures(keys)
+    nothing = Spent(0, 0, 0, 0)
+    for index, key in enumerate(keys):
+        question = questions[index]
+        stored = answers.get(key, [])
+        if stored:
+            best = best_reading(question, stored)
+            ranking, repairs, failure = best.ranking, best.repairs, best.failure
+        elif key in failures:
+            ranking, repairs = np.zeros(0, np.int64), ()
+            failure = failures[key].reason
+        else:
+            continue
+        paid = spent.get(key, nothing)
+        yield Annotation(
+            key=key,
+            session_id=question.session_id,
+            ranking=ranking,
+            repairs=repairs,
+            prompt_tokens=paid.prompt_tokens,
+            completion_tokens=paid.completion_tokens,
+            cost_microusd=paid.cost_microusd,
+            failure=failure,
+        )
+
+
+def best_reading(question: Question, stored: Sequence[StoredAnswer]) -> Reading:
+    """The better one of the readings of a question's attempts; the first one of equals."""
+    readings = [question.read(read_answer(answer.raw).text) for answer in stored]
+    return max(readings, key=lambda reading: reading.worth)
+
+
+def _is_settled(question: Question, stored: Sequence[StoredAnswer], is_refused: bool) -> bool:
+    if len(stored) >= ATTEMPTS or (is_refused and not stored):
+        return True
+    return bool(stored) and not best_reading(question, stored).ask_again
+
+
+def _status(standing: Standing, wanted: int, found: int, failed: int) -> tuple[RunStatus, str]:
+    if standing.stop_status == "breached":
+        return "breached", standing.stop_reason
+    if found < wanted:
+        reason = standing.stop_reason or f"{wanted - found} rows were not asked"
+        return "stopped", reason
+    if failed:
+        return "partial", f"{failed} of {wanted} rows failed for good"
+    return "complete", ""

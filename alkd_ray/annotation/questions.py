@@ -1,0 +1,242 @@
+"""What is asked: one question a row, rendered when it is needed, found again by its key.
+
+The key is the SHA-256 of the canonical request - endpoint, model, messages, parameters and prompt
+version - so that an equal request, from whichever run, is the same question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from alkd_ray.annotation import parse, prompts
+from alkd_ray.llm_teachers import Endpoint
+from alkd_ray.types import Catalogue, IntArray, RankRequest
+
+NO_SESSION = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an answer's text was read as.
+
+    Attributes:
+        ranking: ``[<= wanted]`` int64 distinct candidates; empty for questions that want text.
+        text: the text, for questions that want text.
+        repairs: what had to be repaired, in order.
+        failure: "" or why nothing could be read.
+        ask_again: what to tell the endpoint when the question is worth asking once more, else "".
+    """
+
+    ranking: IntArray
+    text: str
+    repairs: tuple[str, ...]
+    failure: str
+    ask_again: str = ""
+
+    @property
+    def worth(self) -> tuple[bool, int]:
+        """Orders two readings of one question: accepted before failed, then the longer one."""
+        return (not self.failure, len(self.ranking))
+
+
+class Question(Protocol):
+    """One row's request, and how its answer is read."""
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical request, hex."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """``rank`` or ``hints``."""
+        ...
+
+    @property
+    def prompt_version(self) -> str:
+        """Version of the prompt's text."""
+        ...
+
+    @property
+    def session_id(self) -> int:
+        """The session, or :data:`NO_SESSION`."""
+        ...
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The request without its response format (which of them works is found out)."""
+        ...
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """JSON schema of the wanted answer; None for free text."""
+        ...
+
+    @property
+    def max_output_tokens(self) -> int:
+        """Limit of the output that is asked for, and held."""
+        ...
+
+    def read(self, text: str) -> Reading:
+        """Reads an answer."""
+        ...
+
+    def ask_again(self, answer: str, problem: str) -> dict[str, Any]:
+        """The request of the second, last attempt."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RankQuestion:
+    """Rank these candidates for this session; see :class:`Question`."""
+
+    key: str
+    session_id: int
+    body: dict[str, Any]
+    schema: dict[str, Any]
+    max_output_tokens: int
+    candidates: IntArray
+    titles: tuple[str, ...]
+    wanted: int
+    kind: str = "rank"
+    prompt_version: str = prompts.RANK_VERSION
+
+    def read(self, text: str) -> Reading:
+        """Candidates out of the answer, repaired where that is safe."""
+        found = parse.parse_ranking(text, self.candidates, self.titles, self.wanted)
+        again = ""
+        if parse.is_short(found, self.wanted):
+            again = found.failure or (
+                f"it named {len(found.ranking)} different candidates, {self.wanted} are wanted"
+            )
+        return Reading(found.ranking, "", found.repairs, found.failure, again)
+
+    def ask_again(self, answer: str, problem: str) -> dict[str, Any]:
+        """The same conversation with the answer and what is wrong with it."""
+        messages = prompts.reask_messages(self.body["messages"], answer, problem)
+        return {**self.body, "messages": messages}
+
+
+@dataclass(frozen=True, slots=True)
+class HintsQuestion:
+    """Write down behaviour patterns; see :class:`Question`."""
+
+    key: str
+    body: dict[str, Any]
+    session_id: int = NO_SESSION
+    schema: dict[str, Any] | None = None
+    max_output_tokens: int = prompts.HINTS_OUTPUT_TOKENS
+    kind: str = "hints"
+    prompt_version: str = prompts.HINTS_VERSION
+
+    def read(self, text: str) -> Reading:
+        """The text, trimmed."""
+        hints = parse.parse_hints(text)
+        failure = "" if hints else "empty answer"
+        return Reading(np.zeros(0, np.int64), hints, (), failure, failure)
+
+    def ask_again(self, answer: str, problem: str) -> dict[str, Any]:
+        """The same conversation with the answer and what is wrong with it."""
+        messages = prompts.reask_messages(self.body["messages"], answer, problem)
+        return {**self.body, "messages": messages}
+
+
+@dataclass(frozen=True, slots=True)
+class RankQuestions:
+    """The ranking questions of a pass, rendered one at a time; small enough to be sent to workers.
+
+    Attributes:
+        requests: what to ask.
+        catalogue: the titles.
+        domain: what the items are, in a word or two.
+        endpoint: who is asked; its address is not part of the keys, its identity is.
+    """
+
+    requests: Sequence[RankRequest]
+    catalogue: Catalogue
+    domain: str
+    endpoint: Endpoint
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __getitem__(self, index: int) -> RankQuestion:
+        request = self.requests[index]
+        titles = tuple(self._title(item) for item in request.candidates)
+        limit = prompts.rank_output_tokens(request.wanted)
+        messages = prompts.rank_messages(
+            [self._title(item) for item in request.history],
+            titles,
+            request.wanted,
+            request.hints,
+            self.domain,
+        )
+        body = request_body(self.endpoint, messages, limit)
+        return RankQuestion(
+            key=key_of(self.endpoint, body, prompts.RANK_VERSION),
+            session_id=request.session_id,
+            body=body,
+            schema=prompts.ranking_schema(len(titles), request.wanted),
+            max_output_tokens=limit,
+            candidates=request.candidates,
+            titles=titles,
+            wanted=request.wanted,
+        )
+
+    def _title(self, item: int) -> str:
+        return str(self.catalogue.titles[item])
+
+
+def hints_question(
+    endpoint: Endpoint, examples: Sequence[prompts.HintExample], domain: str
+) -> HintsQuestion:
+    """The question for behaviour patterns of ``examples``."""
+    messages = prompts.hints_messages(examples, domain)
+    body = request_body(endpoint, messages, prompts.HINTS_OUTPUT_TOKENS)
+    return HintsQuestion(key_of(endpoint, body, prompts.HINTS_VERSION), body)
+
+
+def request_body(
+    endpoint: Endpoint, messages: list[dict[str, str]], max_output_tokens: int
+) -> dict[str, Any]:
+    """A chat-completions request, response format left out."""
+    body: dict[str, Any] = {
+        "model": endpoint.model,
+        "messages": messages,
+        endpoint.output_limit_field: max_output_tokens,
+        **endpoint.extra_body,
+    }
+    if endpoint.temperature is not None:
+        body["temperature"] = endpoint.temperature
+    return body
+
+
+def key_of(endpoint: Endpoint, body: Mapping[str, Any], prompt_version: str) -> str:
+    """SHA-256, hex, of what determines the answer."""
+    canonical = [endpoint.identity, endpoint.structured_output, prompt_version, body]
+    return hashlib.sha256(as_json(canonical).encode()).hexdigest()
+
+
+def as_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: one text for one value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def size_in_bytes(body: Mapping[str, Any], schema: Mapping[str, Any] | None) -> int:
+    """UTF-8 bytes of a request as it is sent at most, an upper bound of its prompt tokens.
+
+    No tokenizer in use makes more tokens than bytes. The schema counts as well, since endpoints
+    bill it as part of the prompt; chat templates add a few tokens a message.
+    """
+    template = 16 * len(body["messages"]) + 64
+    return (
+        len(json.dumps(body, ensure_ascii=False).encode())
+        + (len(json.dumps(schema).encode()) if schema else 0)
+        + template
+    )

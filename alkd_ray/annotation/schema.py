@@ -1,0 +1,112 @@
+"""The tables of the books, as numbered migrations."""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x616C6B64  # "alkd", in the file's header: these are books, not another database
+
+# Numbered by position and append-only: a file remembers how many of these it has seen
+# (PRAGMA user_version). A released migration is never edited; a change is a new one.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE writers (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        process INTEGER NOT NULL,
+        host TEXT NOT NULL,
+        opened_at TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE budgets (
+        name TEXT PRIMARY KEY,
+        cap_microusd INTEGER,
+        cap_tokens INTEGER,
+        cap_requests INTEGER,
+        settled_microusd INTEGER NOT NULL DEFAULT 0 CHECK (settled_microusd >= 0),
+        settled_tokens INTEGER NOT NULL DEFAULT 0 CHECK (settled_tokens >= 0),
+        settled_requests INTEGER NOT NULL DEFAULT 0 CHECK (settled_requests >= 0),
+        held_microusd INTEGER NOT NULL DEFAULT 0 CHECK (held_microusd >= 0),
+        held_tokens INTEGER NOT NULL DEFAULT 0 CHECK (held_tokens >= 0),
+        held_requests INTEGER NOT NULL DEFAULT 0 CHECK (held_requests >= 0),
+        unresolved_microusd INTEGER NOT NULL DEFAULT 0 CHECK (unresolved_microusd >= 0),
+        unresolved_tokens INTEGER NOT NULL DEFAULT 0 CHECK (unresolved_tokens >= 0),
+        unresolved_requests INTEGER NOT NULL DEFAULT 0 CHECK (unresolved_requests >= 0),
+        breached_microusd INTEGER NOT NULL DEFAULT 0 CHECK (breached_microusd >= 0),
+        breached_tokens INTEGER NOT NULL DEFAULT 0 CHECK (breached_tokens >= 0),
+        breached_requests INTEGER NOT NULL DEFAULT 0 CHECK (breached_requests >= 0),
+        open_breaches INTEGER NOT NULL DEFAULT 0 CHECK (open_breaches >= 0),
+        opened_at TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE holds (
+        number INTEGER PRIMARY KEY,
+        hold_id TEXT NOT NULL UNIQUE,
+        budget TEXT NOT NULL REFERENCES budgets (name),
+        status TEXT NOT NULL CHECK (status IN ('held', 'settled', 'released', 'unresolved')),
+        owner TEXT NOT NULL,
+        request_key TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        writer INTEGER NOT NULL REFERENCES writers (id),
+        worst_microusd INTEGER NOT NULL CHECK (worst_microusd >= 0),
+        worst_tokens INTEGER NOT NULL CHECK (worst_tokens >= 0),
+        worst_requests INTEGER NOT NULL CHECK (worst_requests >= 0),
+        actual_microusd INTEGER NOT NULL DEFAULT 0 CHECK (actual_microusd >= 0),
+        actual_tokens INTEGER NOT NULL DEFAULT 0 CHECK (actual_tokens >= 0),
+        actual_requests INTEGER NOT NULL DEFAULT 0 CHECK (actual_requests >= 0),
+        breached INTEGER NOT NULL DEFAULT 0,
+        breach_accepted INTEGER NOT NULL DEFAULT 0,
+        by_hand INTEGER NOT NULL DEFAULT 0,
+        why TEXT NOT NULL DEFAULT '',
+        held_at TEXT NOT NULL,
+        ended_at TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE UNIQUE INDEX one_in_flight ON holds (request_key)
+        WHERE status = 'held' AND request_key <> '';
+    CREATE TABLE rates (
+        budget TEXT NOT NULL REFERENCES budgets (name),
+        model TEXT NOT NULL,
+        source TEXT NOT NULL,
+        rates TEXT NOT NULL,
+        noted_at TEXT NOT NULL,
+        PRIMARY KEY (budget, model, source, rates)
+    ) STRICT;
+    CREATE TABLE requests (
+        number INTEGER PRIMARY KEY,
+        request_key TEXT NOT NULL UNIQUE,
+        endpoint TEXT NOT NULL,
+        model TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        prompt_version TEXT NOT NULL,
+        session_id INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        stored_at TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE answers (
+        number INTEGER PRIMARY KEY,
+        request_key TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        raw BLOB NOT NULL,
+        finish_reason TEXT NOT NULL,
+        prompt_tokens INTEGER,
+        completion_tokens INTEGER,
+        cached_tokens INTEGER,
+        cost_microusd INTEGER NOT NULL,
+        hold_id TEXT NOT NULL,
+        received_at TEXT NOT NULL,
+        UNIQUE (request_key, attempt)
+    ) STRICT;
+    CREATE TABLE parsed (
+        number INTEGER PRIMARY KEY,
+        request_key TEXT NOT NULL,
+        parser_version TEXT NOT NULL,
+        ranking TEXT NOT NULL,
+        repairs TEXT NOT NULL,
+        failure TEXT NOT NULL,
+        UNIQUE (request_key, parser_version)
+    ) STRICT;
+    CREATE TABLE failures (
+        number INTEGER PRIMARY KEY,
+        request_key TEXT NOT NULL,
+        permanent INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        failed_at TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX failures_of_request ON failures (request_key);
+    """,
+)

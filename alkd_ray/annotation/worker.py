@@ -1,0 +1,233 @@
+"""A pass in this process: one worker, one event loop, no Ray. The other form is in ``runtime``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alkd_ray import registry
+from alkd_ray.annotation import parse, passes, planning, pricing
+from alkd_ray.annotation.asking import Asker, AskingSettings, Questions
+from alkd_ray.annotation.database import FILE_NAME, Database
+from alkd_ray.annotation.desk import Desk, Stop
+from alkd_ray.annotation.grouping import Grouped
+from alkd_ray.annotation.passes import Pass, Progress
+from alkd_ray.annotation.pricing import Rates
+from alkd_ray.annotation.questions import RankQuestions
+from alkd_ray.annotation.store import Store
+from alkd_ray.config import AnnotationConfig, LLMConfig, canonical_hash
+from alkd_ray.llm_teachers import ChatTeacher, Endpoint, RecordedTeacher
+from alkd_ray.types import Annotation, AnnotationOutcome, Caps, Catalogue, RankRequest
+
+PROGRESS_SECONDS = 0.5
+
+Tell = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationJob:
+    """What a pass needs to know; can be sent to other processes.
+
+    Attributes:
+        requests: what to rank; equal ones stand once.
+        catalogue: the titles.
+        domain: what the items are.
+        llm: who ranks.
+        annotation: how rankings are bought.
+        budget_name: the budget that is held against.
+        caps: its cap.
+        folder: where the store and the ledger lie.
+        run_id: the run on whose behalf it is.
+    """
+
+    requests: Sequence[RankRequest]
+    catalogue: Catalogue
+    domain: str
+    llm: LLMConfig
+    annotation: AnnotationConfig
+    budget_name: str
+    caps: Caps
+    folder: Path
+    run_id: str
+
+    @property
+    def books(self) -> Path:
+        """The file of ledger and store."""
+        return self.folder / FILE_NAME
+
+
+def annotate(job: AnnotationJob, progress: Tell | None = None) -> AnnotationOutcome:
+    """Buys, or replays, the rankings of ``job`` that the store does not have.
+
+    Raises:
+        InputError: the price is unknown, or the recording does not fit.
+        BudgetError: the cap cannot cover the requests and ``annotation.partial`` is not set.
+        BooksError: another process writes the store.
+    """
+    teacher = teacher_of(job.llm)
+    if isinstance(teacher, RecordedTeacher):
+        return replay(job, teacher)
+    questions = RankQuestions(job.requests, job.catalogue, job.domain, teacher.describe())
+    return ask_all(job, teacher, questions, progress)
+
+
+def teacher_of(llm: LLMConfig) -> Any:
+    """The teacher that a config names."""
+    return registry.build("llm_teachers", llm.teacher, llm.options)
+
+
+def rates_of(endpoint: Endpoint) -> Rates:
+    """Its rates, from the config or the price list.
+
+    Raises:
+        InputError: the price is not known.
+    """
+    return pricing.rates_of(endpoint.model, endpoint.base_url, endpoint.rates)
+
+
+def ask_all(
+    job: AnnotationJob, teacher: ChatTeacher, questions: Questions, progress: Tell | None = None
+) -> AnnotationOutcome:
+    """Asks ``questions`` in this process; see :func:`annotate`."""
+    with Database(job.books) as database:
+        desk, at, rates = open_desk(job, teacher.describe(), questions, database)
+        if at.pending:
+            with teacher.endpoint() as endpoint:
+                asyncio.run(_work(job, questions, endpoint, rates, desk, at, progress))
+        return passes.outcome(questions, at, desk.store, desk.standing())
+
+
+def open_desk(
+    job: AnnotationJob, endpoint: Endpoint, questions: Questions, database: Database
+) -> tuple[Desk, Pass, Rates]:
+    """The desk with the rows that are left to ask, once the cap is known to cover them.
+
+    Raises:
+        InputError: the price is not known.
+        BudgetError: the cap cannot cover them and ``annotation.partial`` is not set.
+    """
+    rates = rates_of(endpoint)
+    desk = Desk(database, job.budget_name, job.caps, job.run_id)
+    at = passes.begin(questions, desk.store)
+    left = planning.left_of(desk.ledger.state(job.budget_name))
+    planning.check(at.plan(rates, left), job.annotation.partial)
+    desk.ledger.note_rates(job.budget_name, endpoint.model, rates)
+    desk.add(at.pending, at.first_answers, endpoint=endpoint.identity, model=endpoint.model)
+    return desk, at, rates
+
+
+def replay(job: AnnotationJob, teacher: RecordedTeacher) -> AnnotationOutcome:
+    """Serves recorded rankings through the store; nothing is sent and nothing is paid.
+
+    The recorded items need not be among the candidates, which are another teacher's; any distinct
+    items of the catalogue are accepted.
+    """
+    started = time.perf_counter()
+    with Database(job.books) as database:
+        desk = Desk(database, job.budget_name, job.caps, job.run_id)
+        with database.transaction():
+            rows = [_replayed(job, teacher, request, desk.store) for request in job.requests]
+        state = desk.ledger.state(job.budget_name)
+    failed = sum(bool(row.failure) for row in rows)
+    reason = f"{failed} of {len(rows)} recorded rankings cannot be used" if failed else ""
+    return AnnotationOutcome(
+        annotations=tuple(rows),
+        status="partial" if failed else "complete",
+        reason=reason,
+        sent=0,
+        reused=len(rows),
+        ledger=state,
+        seconds=time.perf_counter() - started,
+    )
+
+
+class LocalDesk:
+    """The desk for workers of this process: groups of operations, in a thread of their own."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="books")
+        self._grouped = Grouped(self._apply)
+
+    async def do(self, operation: Any) -> Any:
+        """See :class:`alkd_ray.annotation.asking.DeskFace`."""
+        return await self._grouped.do(operation)
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A call that touches the books, between two groups."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, function, *arguments)
+
+    def close(self) -> None:
+        """Waits for the last group."""
+        self._thread.shutdown()
+
+    async def _apply(self, operations: Sequence[Any]) -> Sequence[Any]:
+        return await self.call(self.desk.apply, operations)
+
+
+async def _work(
+    job: AnnotationJob,
+    questions: Questions,
+    endpoint: Endpoint,
+    rates: Rates,
+    desk: Desk,
+    at: Pass,
+    progress: Tell | None,
+) -> None:
+    local = LocalDesk(desk)
+    settings = AskingSettings("local", job.annotation.in_flight, job.annotation.tries)
+    worker = asyncio.create_task(Asker(questions, endpoint, rates, local, settings).run())
+    try:
+        while not worker.done():
+            await asyncio.wait({worker}, timeout=PROGRESS_SECONDS)
+            if progress is not None:
+                progress(at.progress(await local.call(desk.standing)))
+        await worker
+    except asyncio.CancelledError:
+        # Ctrl-C: what is in flight is waited for no longer, its holds are left unresolved.
+        await local.do(Stop("stopped", "interrupted"))
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+        raise
+    finally:
+        local.close()
+
+
+def _replayed(
+    job: AnnotationJob, teacher: RecordedTeacher, request: RankRequest, store: Store
+) -> Annotation:
+    identity = ["replay", teacher.fingerprint, request.session_id]
+    key = canonical_hash(identity, 64)
+    recorded = teacher.ranking(request.session_id)
+    if recorded is None:
+        return Annotation(
+            key, request.session_id, request.candidates[:0], (), 0, 0, 0, "not in the recording"
+        )
+    found = parse.parse_recorded(recorded, len(job.catalogue), request.wanted)
+    if key not in store.answers([key]):
+        store.put_request(
+            key,
+            endpoint=f"replay:{teacher.fingerprint}",
+            model="recorded",
+            kind="rank",
+            prompt_version="",
+            session_id=request.session_id,
+            body="",
+        )
+        raw = json.dumps(recorded.tolist())
+        store.put_answer(key, 1, raw, usage=None, cost_microusd=0, hold_id="")
+    store.put_parsed(
+        key,
+        parser_version=parse.PARSER_VERSION,
+        ranking=found.ranking.tolist(),
+        repairs=found.repairs,
+        failure=found.failure,
+    )
+    return Annotation(key, request.session_id, found.ranking, found.repairs, 0, 0, 0, found.failure)

@@ -1,0 +1,61 @@
+"""Chat-completions answers as endpoints send them: text, usage, finish reason."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from alkd_ray.types import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer.
+
+    Attributes:
+        raw: the response's body, exactly as received.
+        text: the message's content, "" when there is none.
+        finish_reason: as the endpoint says, "" when it does not.
+        usage: tokens billed; None when the endpoint reports none.
+    """
+
+    raw: str
+    text: str
+    finish_reason: str
+    usage: Usage | None
+
+
+def read_answer(raw: str) -> Answer:
+    """Text, usage and finish reason of a response's body; lenient, since it was paid for."""
+    try:
+        parsed = json.loads(raw)
+    except ValueError:
+        return Answer(raw, "", "not JSON", None)
+    if not isinstance(parsed, dict):
+        return Answer(raw, "", "not an object", None)
+    choices = parsed.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else {}
+    first = first if isinstance(first, dict) else {}
+    message = first.get("message")
+    content = message.get("content") if isinstance(message, dict) else ""
+    if isinstance(content, list):  # some endpoints answer in parts
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return Answer(
+        raw,
+        content if isinstance(content, str) else "",
+        str(first.get("finish_reason") or ""),
+        _usage(parsed.get("usage")),
+    )
+
+
+def _usage(given: Any) -> Usage | None:
+    if not isinstance(given, dict):
+        return None
+    prompt, completion = given.get("prompt_tokens"), given.get("completion_tokens")
+    if not isinstance(prompt, int) or not isinstance(completion, int):
+        return None
+    details = given.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    cached = cached if isinstance(cached, int) else 0
+    return Usage(max(prompt, 0), max(completion, 0), min(max(cached, 0), max(prompt, 0)))

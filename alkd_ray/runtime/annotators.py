@@ -1,0 +1,225 @@
+"""A pass by Ray actors: one desk that keeps the books, k annotators that ask.
+
+Guarantees. The desk is the only writer; a hold is on disk before its request leaves, and a raw
+answer before it is read. An annotator that dies leaves its holds unresolved, and its rows go to
+another one. A desk that dies is started again on the same books: what was held is unresolved, and
+answers that annotators have in hand are settled late. Work is pulled, so a slow row delays nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from alkd_ray.annotation import passes, worker
+from alkd_ray.annotation.asking import Asker, AskingSettings
+from alkd_ray.annotation.database import Database
+from alkd_ray.annotation.desk import Standing
+from alkd_ray.annotation.grouping import Grouped
+from alkd_ray.annotation.passes import Pass
+from alkd_ray.annotation.pricing import Rates
+from alkd_ray.annotation.questions import RankQuestions
+from alkd_ray.annotation.worker import AnnotationJob, LocalDesk, Tell
+from alkd_ray.errors import AlkdError
+from alkd_ray.llm_teachers import Endpoint, RecordedTeacher
+from alkd_ray.runtime.cluster import ensure_ray
+from alkd_ray.types import AnnotationOutcome
+
+# Asking is waiting; an annotator must not keep a CPU from others.
+ACTOR_CPUS = 0.1
+ANNOTATOR_DEATHS_BORNE = 5
+POLL_SECONDS = 0.5
+
+
+def annotate(job: AnnotationJob, progress: Tell | None = None) -> AnnotationOutcome:
+    """Buys the rankings of ``job`` that the store does not have, with Ray actors.
+
+    Raises:
+        InputError, BudgetError, BooksError: as :func:`alkd_ray.annotation.worker.annotate`.
+        AlkdError: annotators keep dying.
+    """
+    teacher = worker.teacher_of(job.llm)
+    if isinstance(teacher, RecordedTeacher):
+        return worker.replay(job, teacher)
+    described = teacher.describe()
+    questions = RankQuestions(job.requests, job.catalogue, job.domain, described)
+    # The books are opened here first: what cannot be paid, or is there already, needs no actors.
+    with Database(job.books) as database:
+        desk, at, rates = worker.open_desk(job, described, questions, database)
+        if not at.pending:
+            return passes.outcome(questions, at, desk.store, desk.standing())
+    with teacher.endpoint() as endpoint:
+        return _Driver(job, questions, endpoint, rates, at, progress).run()
+
+
+class _Desk:
+    """The desk as an actor; see :class:`alkd_ray.annotation.desk.Desk`."""
+
+    def __init__(self, job: AnnotationJob, questions: RankQuestions) -> None:
+        # The driver has just closed the books, or the process that had them has just died.
+        self._database = Database(job.books, wait_seconds=30)
+        self._desk, self._at, _ = worker.open_desk(
+            job, questions.endpoint, questions, self._database
+        )
+        self._local = LocalDesk(self._desk)
+        self._questions = questions
+
+    async def apply(self, operations: Sequence[Any]) -> list[Any]:
+        """Carries out a group of one annotator's operations, together with those of others."""
+        return list(await asyncio.gather(*map(self._local.do, operations)))
+
+    async def standing(self) -> Standing:
+        """How the pass stands."""
+        return await self._local.call(self._desk.standing)
+
+    async def return_rows(self, name: str) -> int:
+        """Takes back the rows of a dead annotator."""
+        return await self._local.call(self._desk.return_rows, name)
+
+    async def outcome(self) -> AnnotationOutcome:
+        """What the pass ended with."""
+
+        def read() -> AnnotationOutcome:
+            return passes.outcome(
+                self._questions, self._at, self._desk.store, self._desk.standing()
+            )
+
+        return await self._local.call(read)
+
+    async def close(self) -> None:
+        """Gives the books back."""
+        self._local.close()
+        self._database.close()
+
+
+class _RemoteDesk:
+    """The desk as an annotator sees it: one message at a time, with all that waits."""
+
+    def __init__(self, desk: Any) -> None:
+        self._desk = desk
+        self._grouped = Grouped(self._apply)
+
+    async def do(self, operation: Any) -> Any:
+        """See :class:`alkd_ray.annotation.asking.DeskFace`."""
+        return await self._grouped.do(operation)
+
+    async def _apply(self, operations: Sequence[Any]) -> Sequence[Any]:
+        return await self._desk.apply.remote(list(operations))
+
+
+class _Annotator:
+    """A worker as an actor; see :class:`alkd_ray.annotation.asking.Asker`."""
+
+    def __init__(
+        self,
+        questions: RankQuestions,
+        endpoint: Endpoint,
+        rates: Rates,
+        desk: Any,
+        settings: AskingSettings,
+    ) -> None:
+        self._asker = Asker(questions, endpoint, rates, _RemoteDesk(desk), settings)
+
+    async def run(self) -> None:
+        """Works until there is no more to do."""
+        await self._asker.run()
+
+
+class _Driver:
+    """Starts the actors of one pass, watches them, and ends them."""
+
+    def __init__(
+        self,
+        job: AnnotationJob,
+        questions: RankQuestions,
+        endpoint: Endpoint,
+        rates: Rates,
+        at: Pass,
+        progress: Tell | None,
+    ) -> None:
+        ensure_ray()
+        self.job = job
+        self.at = at
+        self.endpoint = endpoint
+        self.rates = rates
+        self.progress = progress
+        self.deaths = 0
+        self.started = 0
+        self.environment = {"env_vars": _keys_environment(endpoint)}
+        self.questions = ray.put(questions)
+        # A desk that was started again repeats no operation: a repeated hold or settlement is
+        # refused by its id.
+        self.desk: Any = (
+            ray.remote(_Desk)
+            .options(num_cpus=ACTOR_CPUS, max_restarts=3, max_task_retries=0)
+            .remote(job, self.questions)
+        )
+        self.running: dict[Any, tuple[str, Any]] = {}
+
+    def run(self) -> AnnotationOutcome:
+        started = time.perf_counter()
+        try:
+            for _ in range(min(self.job.annotation.actors, len(self.at.pending))):
+                self._start()
+            while self.running:
+                done, _ = ray.wait(list(self.running), timeout=POLL_SECONDS)
+                for reference in done:
+                    self._ended(reference)
+                if self.progress is not None:
+                    self.progress(self.at.progress(ray.get(self.desk.standing.remote())))
+            outcome: AnnotationOutcome = ray.get(self.desk.outcome.remote())
+            ray.get(self.desk.close.remote())
+        finally:
+            for _, actor in self.running.values():
+                ray.kill(actor)
+            ray.kill(self.desk)
+        return AnnotationOutcome(
+            outcome.annotations,
+            outcome.status,
+            outcome.reason,
+            outcome.sent,
+            outcome.reused,
+            outcome.ledger,
+            time.perf_counter() - started,
+        )
+
+    def _start(self) -> None:
+        self.started += 1
+        name = f"annotator-{self.started}"
+        annotation = self.job.annotation
+        settings = AskingSettings(name, annotation.in_flight, annotation.tries, self.started)
+        actor: Any = (
+            ray.remote(_Annotator)
+            .options(num_cpus=ACTOR_CPUS, runtime_env=self.environment)
+            .remote(self.questions, self.endpoint, self.rates, self.desk, settings)
+        )
+        self.running[actor.run.remote()] = (name, actor)
+
+    def _ended(self, reference: Any) -> None:
+        name, actor = self.running.pop(reference)
+        try:
+            ray.get(reference)
+        except RayActorError as error:
+            self.deaths += 1
+            ray.get(self.desk.return_rows.remote(name))
+            if self.deaths > ANNOTATOR_DEATHS_BORNE:
+                raise AlkdError(
+                    f"annotators died {self.deaths} times, the last one with: "
+                    f"{' '.join(str(error).split())[:300]}; what was received is kept, the same "
+                    "command goes on"
+                ) from error
+            self._start()
+        else:
+            ray.kill(actor)
+
+
+def _keys_environment(endpoint: Endpoint) -> dict[str, str]:
+    """The key's variable, for annotators of a Ray that was started without it."""
+    name = endpoint.api_key_env
+    return {name: os.environ[name]} if name and name in os.environ else {}
