@@ -73,6 +73,11 @@ class CandidatesConfig(_Part):
 
     size: int = Field(50, ge=2)
     force_target: bool = Field(True, description="put the training target in, as published")
+    order: Literal["shuffled", "teacher"] = Field(
+        "shuffled",
+        description="order in which the LLM sees them; in the teacher's order (as published) a "
+        "forced target always stands last, and an LLM that repeats the list repeats the teacher",
+    )
 
 
 class HintsConfig(_Part):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from alkd_ray import buying
 from alkd_ray.annotation import hints as hint_writer
-from alkd_ray.annotation import passes, planning, worker
+from alkd_ray.annotation import entries, passes, planning, worker
 from alkd_ray.annotation.database import Database
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.planning import Plan
@@ -57,7 +57,7 @@ def plan(
             database = stack.enter_context(Database(job.books, read_only=True))
             store, ledger = Store(database), Ledger(database)
             if job.budget_name in ledger.budgets():
-                left = planning.left_of(replace(ledger.state(job.budget_name), caps=left))
+                left = entries.left(replace(ledger.state(job.budget_name), caps=left))
         first = passes.begin(hint_questions, store)
         texts = dict.fromkeys(config.seeds, "")
         if hint_questions:

@@ -106,6 +106,7 @@ def explain(error: ValidationError, where: str, model: type[BaseModel] | None = 
                 known = f"; known: {', '.join(model.model_fields)}"
             message = f"no such field{known}"
         else:
-            message += f" (it is {problem['input']!r})" if problem["type"] != "missing" else ""
+            is_of_a_field = problem["loc"] and problem["type"] != "missing"
+            message += f" (it is {problem['input']!r})" if is_of_a_field else ""
         lines.append(f"{path}: {message}")
     return "; ".join(lines)

@@ -23,7 +23,7 @@ from alkd_ray.artifacts import StageOutput
 from alkd_ray.config import ModelConfig, RunConfig
 from alkd_ray.errors import InputError
 from alkd_ray.scoring import ScoreJob, write_shards
-from alkd_ray.seeds import torch_stream
+from alkd_ray.seeds import numpy_stream, torch_stream
 from alkd_ray.types import DifficultyScores, IntArray, Selection
 
 if TYPE_CHECKING:
@@ -289,8 +289,8 @@ def candidates(
 ) -> StageOutput:
     """``candidates.parquet``: for each selected session the items that the LLM ranks.
 
-    The teacher's top items in its order; with ``force_target`` a target that is not among them
-    takes the last place, as in the published experiments.
+    The teacher's top items; with ``force_target`` a target that is not among them takes the last
+    place, as in the published experiments. Then they are shuffled, unless the order is ``teacher``.
     """
     from alkd_ray.evaluation.ranks import top_items
     from alkd_ray.training import checkpoint
@@ -307,6 +307,8 @@ def candidates(
         if config.force_target:
             missing = ~(top == chosen.targets[:, None]).any(1)
             top[missing, -1] = chosen.targets[missing]
+        if config.order == "shuffled":
+            top = numpy_stream(seed, "candidate order").permuted(top, axis=1)
         pq.write_table(
             pa.table({"session_id": ids, "candidates": list(top)}), folder / "candidates.parquet"
         )

@@ -135,7 +135,8 @@ class Policy:
     Attributes:
         kind: ``paper`` (Definition 1) or ``exact`` (the max-min solution).
         population: number of ranks N.
-        support: k, the ranks 1..k have positive probability.
+        support: k, the ranks 1..k have positive probability; for kind ``exact`` without a positive
+            guarantee and k = 1, the last rank alone (:func:`alkd_ray.active.policy.first_rank`).
         log_min_gain: log of the gain guaranteed against every assignment of effects,
             ``-inf`` when the guarantee is not positive (then see ``min_gain``).
         min_gain: the guaranteed gain itself; may underflow to 0 when ``log_min_gain`` does not.

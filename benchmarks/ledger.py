@@ -30,7 +30,7 @@ ANSWER = '{"choices": [{"message": {"content": "{\\"ranking\\": [1, 2, 3]}"}}]}'
 
 def main() -> None:
     """Runs the benchmark on fresh books in a folder of its own."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Ledger: one commit each against groups.")
     parser.add_argument("--folder", type=Path, default=None, help="default: the temporary folder")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each of the two")
     given = parser.parse_args()

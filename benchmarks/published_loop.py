@@ -111,7 +111,13 @@ class PublishedLoop:
     """One model in training; :meth:`step` is what is timed."""
 
     def __init__(
-        self, backbone: str, dim: int, sessions: SessionSet, num_items: int, batch_size: int
+        self,
+        backbone: str,
+        loss: str,
+        dim: int,
+        sessions: SessionSet,
+        num_items: int,
+        batch_size: int,
     ) -> None:
         starts, ends = sessions.offsets[:-1], sessions.offsets[1:]
         self.rows = [
@@ -121,7 +127,7 @@ class PublishedLoop:
         self.num_items = num_items
         self.batch_size = batch_size
         self.model = BACKBONES[backbone](num_items, dim)
-        self.is_pairwise = backbone != "attmix"
+        self.is_pairwise = loss == "pairwise"
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=1e-3)
         self.draws = random.Random(1)  # noqa: S311
         self.negatives = np.random.default_rng(1)

@@ -1,7 +1,7 @@
 """The search behind the preset ``strong``: settings of the student, judged on validation alone.
 
-python benchmarks/strong_search.py                       the search (HetRec, fpmc, d = 10)
-python benchmarks/strong_search.py --presets [--steps 0] paper and strong as they ship
+python benchmarks/strong_search.py            the search (HetRec, fpmc, d = 10)
+python benchmarks/strong_search.py --presets  paper and strong as they ship
 
 The search changes one or a few settings of a first guess at a time and trains each for the same
 few steps with one seed. The test split is not read. Sessions are the published HetRec ones.
@@ -41,11 +41,12 @@ FIRST_GUESS: dict[str, Any] = {
     "metric": "ndcg@10",
 }
 ALL_OPTIONS = {"position_weights": True, "tanh_layer": True, "item_bias": True}
+NO_TANH = {"position_weights": True, "item_bias": True}
 TRIALS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("first guess", {}, ALL_OPTIONS),
     ("hard targets alone", {"soft_labels": []}, ALL_OPTIONS),
     ("no options", {}, {}),
-    ("no tanh layer", {}, {"position_weights": True, "item_bias": True}),
+    ("no tanh layer", {}, NO_TANH),
     ("no item bias", {}, {"position_weights": True, "tanh_layer": True}),
     ("no position weights", {}, {"tanh_layer": True, "item_bias": True}),
     ("soft weight .5", {"soft_weight": 0.5}, ALL_OPTIONS),
@@ -53,11 +54,8 @@ TRIALS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("rate .02", {"learning_rate": 0.02}, ALL_OPTIONS),
     ("rate .05", {"learning_rate": 0.05}, ALL_OPTIONS),
     ("rate .02, soft weight .9", {"learning_rate": 0.02, "soft_weight": 0.9}, ALL_OPTIONS),
-    (
-        "rate .02, no tanh layer",
-        {"learning_rate": 0.02},
-        {"position_weights": True, "item_bias": True},
-    ),
+    ("rate .02, no tanh layer", {"learning_rate": 0.02}, NO_TANH),
+    ("rate .05, no tanh layer", {"learning_rate": 0.05}, NO_TANH),
 ]
 
 
@@ -139,7 +137,7 @@ def compare_presets(data: Dataset, backbone: str, steps: int) -> None:
 
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     published_data.add_argument(parser)
     parser.add_argument(
         "--steps", type=int, default=None, help="steps of a trial; 0 = the preset's"
@@ -151,7 +149,7 @@ def main() -> None:
     torch.set_num_threads(1)
     data = published_data.read(given.data, given.dataset)
     if given.presets:
-        compare_presets(data, given.backbone, given.steps or 0)
+        compare_presets(data, given.backbone, given.steps)
     else:
         search(data, given.steps or 400)
 

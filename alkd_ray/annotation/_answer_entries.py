@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from alkd_ray.annotation._titles import TitleIndex
 
+MAX_ENTRIES = 4_000  # of one list; what follows is not read
 MAX_ENTRY_CHARACTERS = 2_000
 
 _NUMBER = re.compile(r"#?([0-9]{1,6})(?:\.0*)?")

@@ -189,7 +189,10 @@ class Asker:
         errors = rate_limits = 0
         while True:
             async with self.pace.slot():
-                hold_id = await self._held(question.key, worst)
+                held = await self._held(question, attempt, worst)
+                if isinstance(held, Answer):
+                    return held
+                hold_id = held
                 asked_with = self.structured.mode
                 try:
                     answer = await self._sent(client, hold_id, body, question)
@@ -200,7 +203,7 @@ class Asker:
                     await self.desk.do(LeaveUnresolved(hold_id, str(error)))
                     problem = error
                 else:
-                    await self._recorded(question.key, attempt, answer, hold_id, worst)
+                    await self._recorded(question, attempt, answer, hold_id, worst)
                     return answer
             if isinstance(problem, NotBilledError):
                 if problem.is_hopeless:
@@ -218,12 +221,17 @@ class Asker:
                 return await self._given_up(question.key, index, attempt, reason, False)
             await self._wait(problem, errors + rate_limits)
 
-    async def _held(self, key: str, worst: Amounts) -> str:
+    async def _held(self, question: Question, attempt: int, worst: Amounts) -> str | Answer:
+        """The id of a hold, or the answer that is there already."""
         while True:
             hold_id = uuid4().hex
-            verdict: Verdict = await self.desk.do(Hold(hold_id, key, worst, self.settings.worker))
+            verdict: Verdict = await self.desk.do(
+                Hold(hold_id, question.key, question.kind, attempt, worst, self.settings.worker)
+            )
             if verdict.granted:
                 return hold_id
+            if verdict.answer is not None:
+                return read_answer(verdict.answer)
             if verdict.stop:
                 raise _PassOverError
             await asyncio.sleep(WAIT_FOR_MONEY_SECONDS * (1 + self._rng.random()))
@@ -238,7 +246,7 @@ class Asker:
             raise
 
     async def _recorded(
-        self, key: str, attempt: int, answer: Answer, hold_id: str, worst: Amounts
+        self, question: Question, attempt: int, answer: Answer, hold_id: str, worst: Amounts
     ) -> None:
         usage = answer.usage
         # An endpoint that reports no usage is taken to have billed the worst.
@@ -246,7 +254,16 @@ class Asker:
         if usage is not None:
             actual = Amounts(pricing.cost_microusd(self.rates, usage), usage.total_tokens, 1)
         await self.desk.do(
-            Record(hold_id, key, attempt, answer.raw, answer.finish_reason, usage, actual)
+            Record(
+                hold_id,
+                question.key,
+                attempt,
+                answer.raw,
+                answer.finish_reason,
+                usage,
+                question.max_output_tokens,
+                actual,
+            )
         )
         await self.pace.answered()
 

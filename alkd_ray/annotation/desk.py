@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alkd_ray.annotation.database import Database
-from alkd_ray.annotation.ledger import Ledger
+from alkd_ray.annotation.ledger import BREACHED, Ledger, LedgerError
 from alkd_ray.annotation.parse import PARSER_VERSION
-from alkd_ray.annotation.store import Store
+from alkd_ray.annotation.pricing import usd
+from alkd_ray.annotation.store import Store, StoredAnswer
 from alkd_ray.types import Amounts, Caps, LedgerState, Usage
 
 StopStatus = Literal["stopped", "breached"]
@@ -43,6 +44,8 @@ class Hold:
 
     hold_id: str
     key: str
+    kind: str
+    attempt: int
     worst: Amounts
     worker: str
 
@@ -54,17 +57,24 @@ class Verdict:
     Attributes:
         granted: it may; its worst case is held.
         stop: the pass is over, nothing more is sent.
+        answer: raw body of the answer that is there already (bought by a worker whose row was
+            taken for lost), so that nothing is paid twice.
         reason: why not; without ``stop`` it may be granted once others have been settled.
     """
 
     granted: bool
     stop: bool = False
+    answer: str | None = None
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An answer came: stores its body and settles its hold. Result: None, or text of a breach."""
+    """An answer came: stores its body and settles its hold.
+
+    ``allowed_tokens`` is the limit of the output that was asked for: an endpoint that does not
+    keep to it has no worst case, so the pass ends, whether or not the hold was large enough.
+    """
 
     hold_id: str
     key: str
@@ -72,12 +82,13 @@ class Record:
     raw: str
     finish_reason: str
     usage: Usage | None
+    allowed_tokens: int
     actual: Amounts
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The request was certainly not billed."""
+    """The request was certainly not billed, or never sent."""
 
     hold_id: str
 
@@ -160,6 +171,9 @@ class Standing:
 class Desk:
     """Work and books of one pass, on the one writer of a store's database.
 
+    Operations that report what happened (all but Pull and Hold) may be repeated: a worker that
+    does not know whether the desk died before or after the commit says it again.
+
     Durability: when :meth:`apply` returns, its operations are on disk. Concurrency: one thread at
     a time; :class:`alkd_ray.annotation.grouping.Grouped` gives many workers that.
     """
@@ -178,7 +192,8 @@ class Desk:
         self._first_answers: dict[int, str] = {}
         self._pulled: dict[str, set[int]] = {}
         self._holds: dict[str, str] = {}  # hold -> worker, of this pass, not settled
-        self._rows = self._done = self._failed = self._sent = 0
+        self._finished: set[str] = set()
+        self._rows = self._failed = self._sent = 0
         self._stop: Stop | None = None
 
     def add(
@@ -223,7 +238,7 @@ class Desk:
         """How the pass stands."""
         return Standing(
             self._rows,
-            self._done,
+            len(self._finished),
             self._failed,
             len(self._holds),
             self._sent,
@@ -239,20 +254,20 @@ class Desk:
             case Hold():
                 return self._hold(operation)
             case Record():
-                return self._record(operation)
+                self._record(operation)
             case Release(hold_id):
-                self._holds.pop(hold_id, None)
-                self.ledger.release(hold_id)
+                self._release(hold_id)
             case LeaveUnresolved(hold_id, why):
                 self._holds.pop(hold_id, None)
-                self.ledger.leave_unresolved(hold_id, why)
+                if self.ledger.entry(hold_id).status == "held":
+                    self.ledger.leave_unresolved(hold_id, why)
             case Finish():
                 self._finish(operation)
             case GiveUp():
                 self.store.put_failure(
                     operation.key, permanent=operation.is_permanent, reason=operation.reason
                 )
-                self._count(operation.worker, operation.index, failed=True)
+                self._count(operation, failed=True)
             case Stop():
                 self._stop = self._stop or operation
             case _:
@@ -271,10 +286,18 @@ class Desk:
         return tuple(rows)
 
     def _hold(self, hold: Hold) -> Verdict:
+        bought = [a for a in self._answers(hold.key) if a.attempt == hold.attempt]
+        if bought:
+            return Verdict(False, answer=bought[0].raw)
         if self._stop is not None:
             return Verdict(False, stop=True, reason=self._stop.reason)
         reason = self.ledger.hold(
-            self.budget, hold.hold_id, hold.worst, owner=self.owner, key=hold.key
+            self.budget,
+            hold.hold_id,
+            hold.worst,
+            owner=self.owner,
+            key=hold.key,
+            kind=hold.kind,
         )
         if not reason:
             self._holds[hold.hold_id] = hold.worker
@@ -282,10 +305,27 @@ class Desk:
             return Verdict(True)
         if self._holds:  # what others hold may yet be given back
             return Verdict(False, reason=reason)
-        self._stop = Stop("stopped", reason)
+        status: StopStatus = "breached" if reason.startswith(BREACHED) else "stopped"
+        self._stop = Stop(status, reason)
         return Verdict(False, stop=True, reason=reason)
 
-    def _record(self, record: Record) -> str | None:
+    def _release(self, hold_id: str) -> None:
+        self._holds.pop(hold_id, None)
+        try:
+            status = self.ledger.entry(hold_id).status
+        except LedgerError:
+            return  # the desk died before the hold was committed
+        if status == "held":
+            self.ledger.release(hold_id)
+        elif status == "unresolved":  # the desk died meanwhile; the worker knows it was not billed
+            self.ledger.resolve(hold_id, Amounts())
+
+    def _answers(self, key: str) -> list[StoredAnswer]:
+        return self.store.answers([key]).get(key, [])
+
+    def _record(self, record: Record) -> None:
+        if self.ledger.entry(record.hold_id).status == "settled":
+            return
         self.store.put_answer(
             record.key,
             record.attempt,
@@ -296,15 +336,20 @@ class Desk:
             finish_reason=record.finish_reason,
         )
         self._holds.pop(record.hold_id, None)
-        if not self.ledger.settle(record.hold_id, record.actual):
-            return None
-        breached = self.ledger.state(self.budget).breached_microusd
-        reason = (
-            "the endpoint billed more than it was allowed to (it ignores the limit of the output), "
-            f"{breached / 1e6:.6f} USD above what was held; nothing more was sent"
-        )
-        self._stop = Stop("breached", reason)
-        return reason
+        if self.ledger.settle(record.hold_id, record.actual):
+            breached = self.ledger.state(self.budget).breached_microusd
+            self._stop = Stop(
+                "breached",
+                "the endpoint billed more than was held (it ignores the limit of the output), "
+                f"{usd(breached)} above it in all; nothing more was sent",
+            )
+        elif record.usage and record.usage.completion_tokens > record.allowed_tokens:
+            self._stop = self._stop or Stop(
+                "breached",
+                f"the endpoint wrote {record.usage.completion_tokens} tokens where "
+                f"{record.allowed_tokens} were allowed, so no hold bounds its bill; nothing more "
+                "was sent",
+            )
 
     def _finish(self, finish: Finish) -> None:
         self.store.put_parsed(
@@ -314,9 +359,10 @@ class Desk:
             repairs=finish.repairs,
             failure=finish.failure,
         )
-        self._count(finish.worker, finish.index, failed=bool(finish.failure))
+        self._count(finish, failed=bool(finish.failure))
 
-    def _count(self, worker: str, index: int, failed: bool) -> None:
-        self._pulled.get(worker, set()).discard(index)
-        self._done += 1
-        self._failed += failed
+    def _count(self, ended: Finish | GiveUp, failed: bool) -> None:
+        self._pulled.get(ended.worker, set()).discard(ended.index)
+        if ended.key not in self._finished:
+            self._finished.add(ended.key)
+            self._failed += failed

@@ -233,6 +233,11 @@ class Ledger:
             raise LedgerError(f"there is no hold {hold_id!r}; alkd ledger show lists them")
         return found
 
+    def status_of(self, hold_id: str) -> HoldStatus | None:
+        """A hold's status; None where there is no such hold."""
+        found = self._find(hold_id)
+        return found.status if found else None
+
     def budgets(self) -> list[str]:
         """Names, sorted."""
         rows = self.database.execute("SELECT name FROM budgets ORDER BY name")

@@ -41,13 +41,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from math import ceil
 
 import numpy as np
 
 from alkd_ray.annotation._answer_brackets import Bracketed, bracketed, numbered_fields
-from alkd_ray.annotation._answer_entries import Reading, is_marked, read_entries, undecorated
+from alkd_ray.annotation._answer_entries import MAX_ENTRIES, Reading, read_entries
+from alkd_ray.annotation._answer_lines import FENCE, best_lines
 from alkd_ray.annotation._titles import TitleIndex
 from alkd_ray.types import IntArray
 
@@ -58,15 +58,7 @@ MAX_HINTS_CHARACTERS = 3_000
 ACCEPTED_SHARE = 0.2  # of what was wanted; with less there is no ranking
 ENOUGH_SHARE = 0.8  # with less, asking again is worth its price
 
-_MAX_ENTRIES = 4_000
-_FENCE = re.compile(r"```\w*")
-_NUMBER_RUN = re.compile(
-    r"(?<![\w.#])#?[0-9]{1,6}(?:(?:\s*+(?:,|;|>|→|->)\s*+(?:and\s++)?|\s++(?:and\s++)?)#?[0-9]{1,6}"
-    r"(?![\w]))+"
-)
 _LAST_NUMBER = re.compile(r'(?:"?\w+"?\s*:\s*)?"?([0-9]{1,6})')
-_LABEL = re.compile(r"[^0-9,;>→:]{0,80}:\s*+")
-_SEPARATOR = re.compile(r"\s*[,;>→]\s*")
 _REFUSAL = re.compile(
     r"\b(?:i(?: a|['’])m sorry|i (?:can ?not|can['’]t|am unable|will not|won['’]t|must decline)"
     r"|i['’]m (?:unable|not able)|unable to (?:help|assist|comply|provide)|as an ai\b)",
@@ -151,7 +143,7 @@ def parse_hints(text: str) -> str:
     """
     text = _answer_part(text, [])
     lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not _FENCE.fullmatch(line)]
+    lines = [line for line in lines if line and not FENCE.fullmatch(line)]
     kept, used = [], 0
     for line in lines:
         used += len(line) + 1
@@ -189,7 +181,7 @@ def _read(text: str, titles: TitleIndex, count: int, wanted: int) -> tuple[Readi
         rest = text[: part.outer.start] + "\n" + text[part.outer.end :]
     elif parts and not parts[-1].closed:
         rest = text.rstrip().removesuffix(_cut_number(text, parts, count))
-    other, form = _best_lines(rest, titles, count)
+    other, form = best_lines(rest, titles, count)
     if part is None or other.distinct > reading.distinct:
         return other, form
     return reading, _form_of(text, part)
@@ -227,8 +219,8 @@ def _best_list(
 
 def _entries_of(part: Bracketed, count: int) -> list[str]:
     if part.opening == "{":
-        return numbered_fields(part)[:_MAX_ENTRIES]
-    entries = part.elements[:_MAX_ENTRIES]
+        return numbered_fields(part)[:MAX_ENTRIES]
+    entries = part.elements[:MAX_ENTRIES]
     last = _LAST_NUMBER.fullmatch(part.broken_off)
     return [*entries, last[1]] if last and _is_whole(last[1], count) else entries
 
@@ -236,7 +228,7 @@ def _entries_of(part: Bracketed, count: int) -> list[str]:
 def _form_of(text: str, part: Bracketed) -> list[str]:
     form = []
     around = text[: part.outer.start] + text[part.outer.end :]
-    bare = _FENCE.sub("", around)
+    bare = FENCE.sub("", around)
     if bare != around:
         form.append("code fence")
     if bare.strip():
@@ -250,58 +242,6 @@ def _form_of(text: str, part: Bracketed) -> list[str]:
     elif part.outer.opening == "[":
         form.append("no object around the list")
     return form
-
-
-def _best_lines(text: str, titles: TitleIndex, count: int) -> tuple[Reading, list[str]]:
-    """The best of: all lines that are entries, taken together; each row of numbers; of titles."""
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not _FENCE.fullmatch(line)][:_MAX_ENTRIES]
-    choices = [(_list_in_lines(lines, titles, count), "a list in lines")]
-    runs = [_number_run(line) for line in lines]
-    for is_run, group in groupby(runs, key=bool):
-        if is_run:
-            entries = [number for run in group for number in run][:_MAX_ENTRIES]
-            reading = read_entries(entries, titles, count, near=False)
-            choices.append((reading, "numbers in running text"))
-    for line in lines:
-        row = _title_row(line, titles, count)
-        if row is not None:
-            choices.append((row, "a list in lines"))
-    best, name = max(choices, key=lambda choice: choice[0].distinct)
-    return best, [name]
-
-
-def _list_in_lines(lines: Sequence[str], titles: TitleIndex, count: int) -> Reading:
-    """Lines that are entries; others are prose, unless a mark says that they should be entries."""
-    likely = [line for line in lines if is_marked(line) or not _number_run(line)]
-    likely = [line for line in likely if not line.startswith("|")]
-    reading = read_entries(likely, titles, count, near=True)
-    kept = [
-        pick
-        for pick, line in zip(reading.picks, likely, strict=True)
-        if pick is not None or is_marked(line)
-    ]
-    return Reading(kept, reading.how)
-
-
-def _number_run(line: str) -> list[str]:
-    """The longest row of numbers in a line, as texts; empty where there is none."""
-    rows = [found[0] for found in _NUMBER_RUN.finditer(line)]
-    return re.findall("[0-9]+", max(rows, key=len)) if rows else []
-
-
-def _title_row(line: str, titles: TitleIndex, count: int) -> Reading | None:
-    """Titles in one line, with commas between them; None unless half the parts are titles."""
-    if line.startswith("|") or not _SEPARATOR.search(line):
-        return None
-    label = _LABEL.match(line)
-    readings = []
-    for start in {0, label.end() if label else 0}:  # what stands before a colon may be a title
-        parts = _SEPARATOR.split(undecorated(line[start:]))[:_MAX_ENTRIES]
-        reading = read_entries(parts, titles, count, near=True)
-        if 2 * reading.distinct >= len(parts):
-            readings.append(reading)
-    return max(readings, key=lambda reading: reading.distinct, default=None)
 
 
 def _accepted(picks: Sequence[int], notes: list[str], wanted: int) -> ParsedRanking:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from alkd_ray.annotation import pricing
 from alkd_ray.annotation.pricing import Rates, usd
 from alkd_ray.errors import BudgetError
-from alkd_ray.types import Amounts, Caps, LedgerState, Usage
+from alkd_ray.types import Amounts, Caps, Usage
 
 # English titles in JSON take about four bytes a token. For estimates alone; holds are by bytes.
 BYTES_PER_TOKEN = 4.0
@@ -61,20 +61,6 @@ def plan(sizes: Sequence[Size], requests: int, rates: Rates, left: Caps) -> Plan
         least += _estimate(rates, size, LEAST_BYTES_PER_TOKEN, LEAST_TOKENS_PER_ITEM, cached=True)
         expected += _estimate(rates, size, BYTES_PER_TOKEN, TOKENS_PER_ITEM)
     return Plan(requests, len(sizes), least, expected, most, dearest, rates.source, left)
-
-
-def left_of(state: LedgerState) -> Caps:
-    """Cap less what is settled, held and unresolved; never negative."""
-    spent = state.settled + state.held + state.unresolved
-
-    def left(cap: int | None, used: int) -> int | None:
-        return None if cap is None else max(0, cap - used)
-
-    return Caps(
-        left(state.caps.microusd, spent.microusd),
-        left(state.caps.tokens, spent.tokens),
-        left(state.caps.requests, spent.requests),
-    )
 
 
 def check(found: Plan, is_partial_allowed: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alkd_ray import registry
-from alkd_ray.annotation import parse, passes, planning, pricing
+from alkd_ray.annotation import entries, parse, passes, planning, pricing
 from alkd_ray.annotation.asking import Asker, AskingSettings, Questions
 from alkd_ray.annotation.database import FILE_NAME, Database
 from alkd_ray.annotation.desk import Desk, Stop
@@ -26,6 +26,8 @@ from alkd_ray.llm_teachers import ChatTeacher, Endpoint, RecordedTeacher
 from alkd_ray.types import Annotation, AnnotationOutcome, Caps, Catalogue, RankRequest
 
 PROGRESS_SECONDS = 0.5
+# The actors of a killed run need a moment to notice; until then one of them writes the books.
+WRITER_SECONDS = 15.0
 
 Tell = Callable[[Progress], None]
 
@@ -88,14 +90,15 @@ def rates_of(endpoint: Endpoint) -> Rates:
     Raises:
         InputError: the price is not known.
     """
-    return pricing.rates_of(endpoint.model, endpoint.base_url, endpoint.rates)
+    tier = str(endpoint.extra_body.get("service_tier", ""))
+    return pricing.rates_of(endpoint.model, endpoint.base_url, endpoint.rates, service_tier=tier)
 
 
 def ask_all(
     job: AnnotationJob, teacher: ChatTeacher, questions: Questions, progress: Tell | None = None
 ) -> AnnotationOutcome:
     """Asks ``questions`` in this process; see :func:`annotate`."""
-    with Database(job.books) as database:
+    with Database(job.books, wait_seconds=WRITER_SECONDS) as database:
         desk, at, rates = open_desk(job, teacher.describe(), questions, database)
         if at.pending:
             with teacher.endpoint() as endpoint:
@@ -104,9 +107,21 @@ def ask_all(
 
 
 def open_desk(
-    job: AnnotationJob, endpoint: Endpoint, questions: Questions, database: Database
+    job: AnnotationJob,
+    endpoint: Endpoint,
+    questions: Questions,
+    database: Database,
+    *,
+    is_planned: bool = False,
 ) -> tuple[Desk, Pass, Rates]:
     """The desk with the rows that are left to ask, once the cap is known to cover them.
+
+    Args:
+        job: the pass.
+        endpoint: who is asked.
+        questions: its rows.
+        database: the books, open for writing.
+        is_planned: the cap was compared with the expected cost already.
 
     Raises:
         InputError: the price is not known.
@@ -115,8 +130,8 @@ def open_desk(
     rates = rates_of(endpoint)
     desk = Desk(database, job.budget_name, job.caps, job.run_id)
     at = passes.begin(questions, desk.store)
-    left = planning.left_of(desk.ledger.state(job.budget_name))
-    planning.check(at.plan(rates, left), job.annotation.partial)
+    left = entries.left(desk.ledger.state(job.budget_name))
+    planning.check(at.plan(rates, left), job.annotation.partial or is_planned)
     desk.ledger.note_rates(job.budget_name, endpoint.model, rates)
     desk.add(at.pending, at.first_answers, endpoint=endpoint.identity, model=endpoint.model)
     return desk, at, rates
@@ -129,7 +144,7 @@ def replay(job: AnnotationJob, teacher: RecordedTeacher) -> AnnotationOutcome:
     items of the catalogue are accepted.
     """
     started = time.perf_counter()
-    with Database(job.books) as database:
+    with Database(job.books, wait_seconds=WRITER_SECONDS) as database:
         desk = Desk(database, job.budget_name, job.caps, job.run_id)
         with database.transaction():
             rows = [_replayed(job, teacher, request, desk.store) for request in job.requests]

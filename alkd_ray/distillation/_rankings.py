@@ -13,9 +13,7 @@ from alkd_ray.sessions import rows_of_ids
 from alkd_ray.types import IntArray
 
 
-def flattened(
-    rankings: Sequence[IntArray], num_items: int
-) -> tuple[IntArray, IntArray, IntArray]:
+def flattened(rankings: Sequence[IntArray], num_items: int) -> tuple[IntArray, IntArray, IntArray]:
     """All ranked items in one run, those outside the catalogue left out.
 
     A ranking may be empty, short, long, or name an item twice; its positions stay as they are.

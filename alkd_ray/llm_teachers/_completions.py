@@ -9,6 +9,9 @@ from typing import Any
 from alkd_ray.types import Usage
 
 
+_MOST_TOKENS = 10**8
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A complete answer.
@@ -55,7 +58,9 @@ def _usage(given: Any) -> Usage | None:
     prompt, completion = given.get("prompt_tokens"), given.get("completion_tokens")
     if not isinstance(prompt, int) or not isinstance(completion, int):
         return None
+    if not (0 <= prompt <= _MOST_TOKENS and 0 <= completion <= _MOST_TOKENS):
+        return None  # no endpoint can have billed that
     details = given.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else 0
     cached = cached if isinstance(cached, int) else 0
-    return Usage(max(prompt, 0), max(completion, 0), min(max(cached, 0), max(prompt, 0)))
+    return Usage(prompt, completion, min(max(cached, 0), prompt))

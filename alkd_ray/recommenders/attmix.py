@@ -114,7 +114,7 @@ class AttMix(nn.Module):
             ``[B, dim]`` float32, or ``[B, dim + 1]`` with the item bias (the last column is 1).
         """
         embedded = functional.embedding(items, self.item_embedding)  # [B, L, dim]
-        # Factors that make the embeddings x of the docstring, applied where there are fewer numbers.
+        # x = factors * embedded; the factors are applied where there are fewer numbers.
         factors = self._factors(embedded) * mask  # [B, L]
         means = torch.bmm(self._shares(mask) * factors.unsqueeze(1), embedded)  # [B, levels, dim]
         logits = torch.bmm(self._queries(means), embedded.transpose(1, 2))  # [B, levels heads, L]
@@ -147,7 +147,7 @@ class AttMix(nn.Module):
         return self.encode(items, mask) @ self.item_table().T
 
     def _shares(self, mask: Tensor) -> Tensor:
-        """``[B, levels, L]`` float32, what each item has in the mean of the last l; l = 1 .. levels."""
+        """``[B, levels, L]`` float32, each item's share in the mean of the last l items."""
         levels = torch.arange(1, len(self.level_weights) + 1, device=mask.device)  # [levels]
         from_end = torch.arange(mask.shape[1] - 1, -1, -1, device=mask.device)  # [L]
         within = (from_end < levels.unsqueeze(1)) & mask.unsqueeze(1)  # [B, levels, L]

@@ -24,7 +24,7 @@ class Fpmc(nn.Module):
     Next-Basket Recommendation", WWW 2010, with the window as the basket:
     ``score(x, i) = mean_{j in x} input_item_embedding[j] . target_item_embedding[i]``.
 
-    Departures from the paper: no user factor (sessions are anonymous), as in Liu et al., ALKDRec,
+    Departures from the paper: no user factor (sessions are anonymous), as in Du et al., ALKDRec,
     AAAI 2025. ALKDRec's published training holds the input embedding of item 0, its padding id,
     at zero; here padding is the mask and item 0 is an item as any other. The options
     ``position_weights``, ``tanh_layer`` and ``item_bias`` are additions, off by default.

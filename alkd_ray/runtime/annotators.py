@@ -20,7 +20,7 @@ from ray.exceptions import RayActorError
 from alkd_ray.annotation import passes, worker
 from alkd_ray.annotation.asking import Asker, AskingSettings
 from alkd_ray.annotation.database import Database
-from alkd_ray.annotation.desk import Standing
+from alkd_ray.annotation.desk import Hold, Release, Standing, Verdict
 from alkd_ray.annotation.grouping import Grouped
 from alkd_ray.annotation.passes import Pass
 from alkd_ray.annotation.pricing import Rates
@@ -35,6 +35,9 @@ from alkd_ray.types import AnnotationOutcome
 ACTOR_CPUS = 0.1
 ANNOTATOR_DEATHS_BORNE = 5
 POLL_SECONDS = 0.5
+DESK_RESTARTS = 10
+DESK_PATIENCE_SECONDS = 120.0
+DESK_RETRY_SECONDS = 0.3
 
 
 def annotate(job: AnnotationJob, progress: Tell | None = None) -> AnnotationOutcome:
@@ -50,7 +53,7 @@ def annotate(job: AnnotationJob, progress: Tell | None = None) -> AnnotationOutc
     described = teacher.describe()
     questions = RankQuestions(job.requests, job.catalogue, job.domain, described)
     # The books are opened here first: what cannot be paid, or is there already, needs no actors.
-    with Database(job.books) as database:
+    with Database(job.books, wait_seconds=worker.WRITER_SECONDS) as database:
         desk, at, rates = worker.open_desk(job, described, questions, database)
         if not at.pending:
             return passes.outcome(questions, at, desk.store, desk.standing())
@@ -63,9 +66,9 @@ class _Desk:
 
     def __init__(self, job: AnnotationJob, questions: RankQuestions) -> None:
         # The driver has just closed the books, or the process that had them has just died.
-        self._database = Database(job.books, wait_seconds=30)
+        self._database = Database(job.books, wait_seconds=worker.WRITER_SECONDS)
         self._desk, self._at, _ = worker.open_desk(
-            job, questions.endpoint, questions, self._database
+            job, questions.endpoint, questions, self._database, is_planned=True
         )
         self._local = LocalDesk(self._desk)
         self._questions = questions
@@ -99,7 +102,11 @@ class _Desk:
 
 
 class _RemoteDesk:
-    """The desk as an annotator sees it: one message at a time, with all that waits."""
+    """The desk as an annotator sees it: one message at a time, with all that waits.
+
+    While the desk is down, what must be reported waits and is said again; nothing can be held, so
+    nothing is sent.
+    """
 
     def __init__(self, desk: Any) -> None:
         self._desk = desk
@@ -110,7 +117,31 @@ class _RemoteDesk:
         return await self._grouped.do(operation)
 
     async def _apply(self, operations: Sequence[Any]) -> Sequence[Any]:
-        return await self._desk.apply.remote(list(operations))
+        patience_ends = time.monotonic() + DESK_PATIENCE_SECONDS
+        lost_holds: set[str] = set()
+        while True:
+            said = [_said_again(operation, lost_holds) for operation in operations]
+            try:
+                results = list(await self._desk.apply.remote(said))
+            except RayActorError:
+                if time.monotonic() > patience_ends:
+                    raise
+                # Whether these were held is not known, but nothing was sent under them.
+                lost_holds |= {o.hold_id for o in operations if isinstance(o, Hold)}
+                await asyncio.sleep(DESK_RETRY_SECONDS)
+                continue
+            return [
+                Verdict(False, reason="the desk was started again")
+                if isinstance(operation, Hold) and operation.hold_id in lost_holds
+                else result
+                for operation, result in zip(operations, results, strict=True)
+            ]
+
+
+def _said_again(operation: Any, lost_holds: set[str]) -> Any:
+    if isinstance(operation, Hold) and operation.hold_id in lost_holds:
+        return Release(operation.hold_id)
+    return operation
 
 
 class _Annotator:
@@ -153,11 +184,9 @@ class _Driver:
         self.started = 0
         self.environment = {"env_vars": _keys_environment(endpoint)}
         self.questions = ray.put(questions)
-        # A desk that was started again repeats no operation: a repeated hold or settlement is
-        # refused by its id.
         self.desk: Any = (
             ray.remote(_Desk)
-            .options(num_cpus=ACTOR_CPUS, max_restarts=3, max_task_retries=0)
+            .options(num_cpus=ACTOR_CPUS, max_restarts=DESK_RESTARTS, max_task_retries=0)
             .remote(job, self.questions)
         )
         self.running: dict[Any, tuple[str, Any]] = {}
@@ -172,9 +201,9 @@ class _Driver:
                 for reference in done:
                     self._ended(reference)
                 if self.progress is not None:
-                    self.progress(self.at.progress(ray.get(self.desk.standing.remote())))
-            outcome: AnnotationOutcome = ray.get(self.desk.outcome.remote())
-            ray.get(self.desk.close.remote())
+                    self.progress(self.at.progress(self._from_desk("standing")))
+            outcome: AnnotationOutcome = self._from_desk("outcome")
+            self._from_desk("close")
         finally:
             for _, actor in self.running.values():
                 ray.kill(actor)
@@ -188,6 +217,21 @@ class _Driver:
             outcome.ledger,
             time.perf_counter() - started,
         )
+
+    def _from_desk(self, method: str, *arguments: Any) -> Any:
+        """A call of the desk, said again while the desk is being started again."""
+        patience_ends = time.monotonic() + DESK_PATIENCE_SECONDS
+        while True:
+            try:
+                return ray.get(getattr(self.desk, method).remote(*arguments))
+            except RayActorError as error:
+                if time.monotonic() > patience_ends:
+                    raise AlkdError(
+                        "the ledger's actor cannot be reached, so nothing is sent: "
+                        f"{' '.join(str(error).split())[:300]}; what was received is kept, the "
+                        "same command goes on"
+                    ) from error
+                time.sleep(DESK_RETRY_SECONDS)
 
     def _start(self) -> None:
         self.started += 1
@@ -207,7 +251,7 @@ class _Driver:
             ray.get(reference)
         except RayActorError as error:
             self.deaths += 1
-            ray.get(self.desk.return_rows.remote(name))
+            self._from_desk("return_rows", name)
             if self.deaths > ANNOTATOR_DEATHS_BORNE:
                 raise AlkdError(
                     f"annotators died {self.deaths} times, the last one with: "

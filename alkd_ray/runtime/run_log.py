@@ -62,6 +62,7 @@ def _student(result: RunResult, role: str, seed: int, folder: Path) -> StudentRu
     history = json.loads((output.folder / "history.json").read_text("utf-8"))["history"]
     model = config.teacher if role == "teacher" else config.student
     training = config.distillation.training if role == "distilled" else model.training
+    metrics = summarise(read_ranks(ranks), tuple(config.evaluation.cutoffs))
     shown = {"model": model.model_dump(), "training": training.model_dump()}
     files: dict[str, Path] = {"ranks.parquet": ranks, "config.json": folder / "config.json"}
     exported = None
@@ -76,13 +77,19 @@ def _student(result: RunResult, role: str, seed: int, folder: Path) -> StudentRu
             files["report.html"] = result.report.folder / "report.html"
         exported = folder / f"{role}-{seed}"
         data = stages.load_dataset(result.dataset)
-        export(output.folder / "checkpoint", data.catalogue, config.data.window, exported)
+        export(
+            output.folder / "checkpoint",
+            data.catalogue,
+            config.data.window,
+            exported,
+            test_metrics=metrics,
+        )
     return StudentRun(
         name=role,
         seed=seed,
         params=flat({"preset": config.preset, "role": role, "seed": seed, **shown}),
         history=tuple(history),
-        metrics=summarise(read_ranks(ranks), tuple(config.evaluation.cutoffs)),
+        metrics=metrics,
         cost=_cost(result) if role == "distilled" else {},
         artifacts=files,
         export_folder=exported,

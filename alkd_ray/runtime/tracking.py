@@ -148,8 +148,9 @@ def log_pipeline_run(
         artifacts: of the whole run, name -> file or folder.
 
     Raises:
-        AlkdError: the store cannot be reached or refuses; the message is one sentence. It comes
-            after at most a minute and a half without an answer.
+        AlkdError: the store cannot be reached or refuses; the message is one sentence. A store
+            that does not answer is given up after about a minute, one that falls silent in
+            between after about three (the runs begun are marked as failed first).
     """
     content = canonical_hash(
         {
@@ -168,7 +169,9 @@ def log_pipeline_run(
         writer = RunWriter(client, experiment_id, {KEY_TAG: run_key, CONTENT_TAG: content})
         finished = [run for run in same if run.info.status == "FINISHED"]
         if finished:
-            found = {run.info.run_name: run.info.run_id for run in writer.children(finished[0])}
+            found = {
+                str(run.info.run_name): run.info.run_id for run in writer.children(finished[0])
+            }
             version = writer.version_of(run_name, list(found.values()))
             return TrackedRun(finished[0].info.run_id, experiment_id, found, version, reused=True)
         with writer.run(same[0] if same else None, run_name, {ROLE_TAG: WHOLE_RUN}) as parent:

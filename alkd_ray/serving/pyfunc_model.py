@@ -36,7 +36,8 @@ class PyfuncStudent:
 
         Args:
             model_input: a column ``session``; each value is a list of source ids, oldest first, or
-                a JSON text of such a list (for CSV). Numbers are read as texts.
+                a JSON text of such a list (for clients whose tables hold no lists). Numbers are
+                read as texts.
             params: ``k``, the number of items wanted, by default 10.
 
         Returns:
@@ -92,7 +93,7 @@ def save(exported: Path, folder: Path, description: Model) -> None:
 def signature() -> ModelSignature:
     """The signature that MLflow enforces.
 
-    The input's type is "any", because a session may come as a list or, from CSV, as a JSON text;
+    The input's type is "any", because a session may come as a list or as a JSON text;
     :meth:`PyfuncStudent.predict` checks it.
     """
     from mlflow.models import ModelSignature

@@ -41,21 +41,24 @@ def make_items(
     single_share: float,
     longest_series: int,
     popularity_exponent: float,
+    popularity_offset: float,
     volume_exponent: float,
     works_per_creator: float,
 ) -> WorldItems:
     """Draws a catalogue.
 
-    The popularity of the work of popularity rank r is ``r ** -popularity_exponent`` (Zipf), and
-    its volume v has the share ``v ** -volume_exponent`` of that: later volumes are read by those
-    who have read the earlier ones. Item numbers are a random permutation: they say nothing.
+    The popularity of the work of rank r, of W works, is ``(r + popularity_offset * W) **
+    -popularity_exponent`` (Zipf-Mandelbrot), and its volume v has the share ``v **
+    -volume_exponent`` of that: later volumes are read by those who have read the earlier ones.
+    Item numbers are a random permutation: they say nothing.
 
     Args:
         count: N.
         seed: the world's seed.
         single_share: share of works that are single books.
         longest_series: most volumes of a series.
-        popularity_exponent: how heavy the tail is not; 0 = all works alike.
+        popularity_exponent: how fast popularity falls with rank; 0 = all works alike.
+        popularity_offset: how flat the head is; 0 = Zipf's law.
         volume_exponent: how fast popularity falls from volume to volume.
         works_per_creator: mean number of works of a creator.
     """
@@ -71,7 +74,8 @@ def make_items(
     work = np.repeat(np.arange(works), volumes_of_work)
     first = np.cumsum(volumes_of_work) - volumes_of_work
     volume = np.arange(count) - first[work] + 1
-    popularity = (1.0 + rng.permutation(works)) ** -popularity_exponent
+    rank = 1.0 + rng.permutation(works)
+    popularity = (rank + popularity_offset * works) ** -popularity_exponent
     popularity = popularity[work] * volume.astype(np.float64) ** -volume_exponent
     follows = np.where(volume < volumes_of_work[work], np.arange(count) + 1, -1)
 

@@ -54,7 +54,6 @@ def read(
     focus: float,
     noise: float,
     mean_length: float,
-    browsing_exponent: float,
 ) -> Readings:
     """Draws ``count`` sessions.
 
@@ -72,9 +71,8 @@ def read(
         focus: probability that a step follows the session's intent.
         noise: probability that a step is any item.
         mean_length: mean number of items of a session, the target included.
-        browsing_exponent: steps within a genre or creator are drawn by popularity to this power.
     """
-    steps = _Steps(world, browsing_exponent, rng)
+    steps = _Steps(world, rng)
     further = rng.geometric(1 / (mean_length - SHORTEST + 1), size=count) - 1
     lengths = np.minimum(SHORTEST + further, LONGEST)
     intent = intents.draw(count, rng)
@@ -93,14 +91,11 @@ def read(
 class _Steps:
     """Draws where readers go next."""
 
-    def __init__(
-        self, world: WorldItems, browsing_exponent: float, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, world: WorldItems, rng: np.random.Generator) -> None:
         self.world = world
         self.rng = rng
-        browsed = world.popularity**browsing_exponent
-        self.by_genre = _Draw(world.genre, browsed)
-        self.by_creator = _Draw(world.creator, browsed)
+        self.by_genre = _Draw(world.genre, world.popularity)
+        self.by_creator = _Draw(world.creator, world.popularity)
         self.everywhere = _Draw(np.zeros_like(world.genre), world.popularity)
 
     def popular(self, count: int) -> IntArray:
@@ -147,11 +142,11 @@ class _Steps:
 
 
 class _Draw:
-    """Draws items of a group by weight, for many groups at once."""
+    """Draws items of a group by popularity, for many groups at once."""
 
-    def __init__(self, group: IntArray, weight: FloatArray) -> None:
+    def __init__(self, group: IntArray, popularity: FloatArray) -> None:
         self.order = np.argsort(group, kind="stable")
-        self.below: FloatArray = np.concatenate([[0.0], np.cumsum(weight[self.order])])
+        self.below: FloatArray = np.concatenate([[0.0], np.cumsum(popularity[self.order])])
         sizes = np.bincount(group)
         self.end = np.cumsum(sizes)
         self.start = self.end - sizes

@@ -16,7 +16,7 @@ from alkd_ray.sources._world_sessions import LONGEST, SHORTEST, Intents, read
 from alkd_ray.sources._world_titles import MOST_VOLUMES
 from alkd_ray.types import SPLITS, Dataset, SessionSet
 
-_SIZES = {"tiny": (1_000, 400), "small": (7_500, 3_500)}  # sessions, items
+_SIZES = {"tiny": (1_000, 400), "small": (7_500, 4_500)}  # sessions, items
 _MOST_ITEMS = 100_000
 _SHARES = (0.6, 0.2, 0.2)
 _CHUNK = 200_000  # sessions drawn at a time
@@ -27,9 +27,11 @@ class Synthetic:
 
     Books belong to works (series of volumes, or single books), works to creators, creators to a
     genre; the title says all of it, in the ways catalogues do. Sessions begin at a popular book
-    (a Zipf law over works, falling from volume to volume) and then follow one intent: the next
-    volume of the series at hand, the same genre, the same creator, or what is popular; with some
-    steps of another intent and some of noise.
+    (Zipf-Mandelbrot over works, falling from volume to volume) and then follow one intent: the
+    next volume of the series at hand, the same genre, the same creator, or what is popular; with
+    some steps of another intent and some of noise. The counts of ``small`` are shaped like those
+    of HetRec2011-ML: over half of the books are read at most 5 times in training, a few never,
+    and the ten most popular ones are about 1% of the targets.
 
     Why a reader of titles is of use here, by construction and without any hidden knowledge: most
     books are read a few times only. The paper's training sees each session's last book alone as a
@@ -53,25 +55,23 @@ class Synthetic:
             None,
             ge=60,
             le=_MOST_ITEMS,
-            description="books; none = 400 (tiny), 3,500 (small), or by the number S of sessions: "
-            "0.45 S, at most 36 sqrt(S)",
+            description="books; none = 400 (tiny), 4,500 (small), or by the number S of sessions: "
+            "0.6 S, at most 52 sqrt(S)",
         )
         single_share: float = Field(0.3, ge=0, le=1, description="works that are single books")
         longest_series: int = Field(
-            10, ge=2, le=MOST_VOLUMES, description="most volumes; series have 2 to so many"
+            12, ge=2, le=MOST_VOLUMES, description="most volumes; series have 2 to so many"
         )
-        works_per_creator: float = Field(3.0, ge=2, description="mean")
+        works_per_creator: float = Field(5.0, ge=2, description="mean")
         popularity_exponent: float = Field(
-            0.8, ge=0, description="the work of popularity rank r has the weight r ** -this"
-        )
-        volume_exponent: float = Field(
-            0.5, ge=0, description="its volume v has the share v ** -this of that"
-        )
-        browsing_exponent: float = Field(
-            0.4,
+            1.5,
             ge=0,
-            description="readers who stay in a genre or with a creator choose by "
-            "popularity ** this; below 1 they dig into the tail",
+            description="the work of popularity rank r, of W, has the weight "
+            "(r + popularity_offset W) ** -this",
+        )
+        popularity_offset: float = Field(0.1, ge=0, description="the larger, the flatter the head")
+        volume_exponent: float = Field(
+            0.6, ge=0, description="its volume v has the share v ** -this of that"
         )
         mean_length: float = Field(
             8.0, ge=SHORTEST, le=LONGEST, description="books of a session, with the target"
@@ -96,7 +96,6 @@ class Synthetic:
         focus: float,
         noise: float,
         mean_length: float,
-        browsing_exponent: float,
         **catalogue: Any,
     ) -> None:
         self.size = size
@@ -107,7 +106,6 @@ class Synthetic:
         self.focus = focus
         self.noise = noise
         self.mean_length = mean_length
-        self.browsing_exponent = browsing_exponent
         self.catalogue = catalogue
 
     def load(self) -> Dataset:
@@ -125,7 +123,6 @@ class Synthetic:
                 focus=self.focus,
                 noise=self.noise,
                 mean_length=self.mean_length,
-                browsing_exponent=self.browsing_exponent,
             )
             inputs = readings.lengths - 1
             flat.append(readings.items[np.arange(LONGEST) < inputs[:, None]])
@@ -164,5 +161,5 @@ def _sizes(size: str | int) -> tuple[int, int]:
     """Number of sessions and of items."""
     if isinstance(size, str):
         return _SIZES[size]
-    items = round(min(0.45 * size, 36 * math.sqrt(size)))
+    items = round(min(0.6 * size, 52 * math.sqrt(size)))
     return size, min(max(items, 60), _MOST_ITEMS)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+from torch import isfinite, nn
 
 from alkd_ray import __version__, artifacts, registry
 from alkd_ray.errors import InputError
@@ -18,6 +18,7 @@ from alkd_ray.seeds import torch_stream
 
 _WEIGHTS = "weights.safetensors"
 _CONFIG = "config.json"
+_FIELDS = {"backbone": str, "options": dict, "dim": int, "num_items": int}
 
 
 def save(
@@ -105,6 +106,11 @@ def load(folder: Path, device: str = "cpu") -> Backbone:
             f"{folder}: the weights do not fit backbone {facts['backbone']!r} as {_CONFIG} "
             f"describes it ({' '.join(str(error).split())}); train the model again"
         ) from error
+    for name, value in weights.items():
+        if not bool(isfinite(value).all()):
+            raise InputError(
+                f"{folder}: weight {name} holds what is not a finite number; train the model again"
+            )
     return backbone.to(device).eval()
 
 
@@ -117,11 +123,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / _CONFIG
     try:
         facts = json.loads(file.read_text("utf-8"))
-        missing = {"backbone", "options", "dim", "num_items"} - set(facts)
+        if not isinstance(facts, dict):
+            raise ValueError(f"{_CONFIG} holds a {type(facts).__name__}")
     except (OSError, ValueError) as error:
         raise InputError(
             f"{folder}: is not a checkpoint ({error}); give a folder that `alkd train` wrote"
         ) from error
+    missing = sorted(_FIELDS.keys() - facts.keys())
     if missing:
-        raise InputError(f"{file}: lacks {', '.join(sorted(missing))}; train the model again")
+        raise InputError(f"{file}: lacks {', '.join(missing)}; train the model again")
+    for name, kind in _FIELDS.items():
+        value = facts[name]
+        if type(value) is not kind or (kind is int and value < 1):
+            raise InputError(f"{file}: {name} is {value!r}; train the model again")
     return facts

@@ -20,8 +20,11 @@ FULL_SOFTMAX_ITEMS = 100_000
 SAMPLED_ITEMS = 8_192
 """Items expected in a sample of a larger catalogue."""
 
-_BLOCK_ELEMENTS = 1 << 19
-"""Logits held at a time (2 MiB): small enough to stay in a core's cache."""
+_CPU_BLOCK_ELEMENTS = 1 << 19
+"""Logits held at a time on CPU (2 MiB): small enough to stay in a core's cache."""
+
+_BLOCK_ELEMENTS = 1 << 26
+"""Logits held at a time elsewhere (256 MiB): a GPU wants few large kernels."""
 
 
 class FullSoftmax:
@@ -71,9 +74,10 @@ def softmax_gradients(
     by_encoded = torch.empty_like(encoded)
     by_table = torch.zeros_like(table.T, memory_format=torch.contiguous_format)  # [d, N]
     value = 0.0
-    block = max(1, _BLOCK_ELEMENTS // len(table))
-    for rows in torch.arange(len(encoded), device=encoded.device).split(block):
-        start, stop = int(rows[0]), int(rows[-1]) + 1
+    elements = _CPU_BLOCK_ELEMENTS if table.device.type == "cpu" else _BLOCK_ELEMENTS
+    block = max(1, elements // len(table))
+    for start in range(0, len(encoded), block):
+        stop = start + block
         u, q, w = encoded[start:stop], parts[start:stop], shares[start:stop, None]
         wanted = labels[start:stop]
         logits = u @ table.T  # [b, N]

@@ -1,4 +1,4 @@
-"""What every source of the room keeps: it is documented, checked, repeatable, and yields a dataset."""
+"""What every source of the room keeps: documented, strict, repeatable, yields a dataset."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_config_is_documented_and_strict(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "synthetic"])
 def test_a_path_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
     options = {**INPUTS[name](tmp_path), "path": str(tmp_path / "nowhere.csv")}
-    with pytest.raises(InputError, match="nowhere.csv"):
+    with pytest.raises(InputError, match=r"nowhere.csv"):
         registry.build("sources", name, options).load()
 
 

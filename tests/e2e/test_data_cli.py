@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 
 from alkd_ray import datasets
+from alkd_ray.cli.main import main
+from alkd_ray.sources.table import Table
 from tests.e2e.conftest import CommandLine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,10 +98,23 @@ def test_damaged_lines_and_folders_that_are_taken(alkd: CommandLine, log: Path) 
         (["synthetic", "size=tiny", "--max-bad", "3"], "--max-bad"),
     ],
 )
-def test_bad_words(alkd: CommandLine, words: list[str], said: str) -> None:
-    done = alkd("data", "import", *words, status=2)
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_words(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setenv("ALKD_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["alkd", "data", "import", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not any(tmp_path.iterdir())
 
 
 def test_default_folder_and_config(alkd: CommandLine, log: Path) -> None:
@@ -146,8 +161,6 @@ def test_the_page_about_data_runs_as_it_stands(tmp_path: Path) -> None:
     assert " ".join(said[1].split()) in done.stderr
     assert datasets.read(tmp_path / "data" / "damaged").damaged_lines == 1
     options = re.findall(r"^\| `(\w+)`(?: / `(\w+)`)? \|", page, flags=re.MULTILINE)
-    from alkd_ray.sources.table import Table
-
     named = {name for pair in options for name in pair if name}
     prose = {"titles_item", "gap_minutes", "seed"}  # described within another option's row
     assert named | prose >= set(Table.Config.model_fields)

@@ -1,138 +1,28 @@
-"""The simulated endpoint over real HTTP: in a thread, and where processes matter in its own."""
+"""The simulated endpoint over real HTTP."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-import re
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from http.client import HTTPConnection, RemoteDisconnected
-from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
-from aiohttp import web
 
-from alkd_ray import registry
 from alkd_ray.annotation import prompts
 from alkd_ray.cli import llm
-from alkd_ray.errors import AlkdError, InputError
 from alkd_ray.llm_teachers._behaviour import MODEL, Behaviour, identity_of
-from alkd_ray.llm_teachers._bill import Bill
-from alkd_ray.llm_teachers._server import SimulatedEndpoint
-
-PATIENCE_SECONDS = 60.0
-SERIES = [f"The Ember Archive, Vol. {volume} - fantasy - Mira Kestrel" for volume in range(1, 9)]
-OTHERS = [f"Book {name} - crime - Jon Vale" for name in ("Oak", "Elm", "Ash", "Fir", "Yew", "Bay")]
-CANDIDATES = [*OTHERS, SERIES[6], SERIES[3], SERIES[2]]
-WANTED = 6
-
-
-@dataclass(frozen=True)
-class Reply:
-    status: int
-    headers: dict[str, str]
-    body: Any
-
-    @property
-    def text(self) -> str:
-        return self.body["choices"][0]["message"]["content"]
-
-    @property
-    def ranking(self) -> list:
-        return json.loads(self.text)["ranking"]
-
-    @property
-    def usage(self) -> dict[str, int]:
-        return self.body["usage"]
-
-
-@dataclass(frozen=True)
-class Server:
-    host: str
-    port: int
-
-    def call(self, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
-        connection = HTTPConnection(self.host, self.port, timeout=PATIENCE_SECONDS)
-        try:
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            return Reply(answer.status, dict(answer.headers), json.loads(answer.read()))
-        finally:
-            connection.close()
-
-    def ask(self, messages: list[dict[str, Any]], key: str = "", **fields: Any) -> Reply:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        body = {"model": MODEL, "messages": messages, **fields}
-        return self.call("POST", "/v1/chat/completions", json.dumps(body).encode(), **headers)
-
-    def rank(self, number: int = 0, **fields: Any) -> Reply:
-        """A ranking; each ``number`` is another question."""
-        return self.ask(question(number), **fields)
-
-    def bill(self) -> dict[str, int]:
-        return self.call("GET", "/bill").body
-
-
-def question(number: int = 0) -> list[dict[str, str]]:
-    return prompts.rank_messages(SERIES[:2], CANDIDATES, WANTED, f"Note {number}.", "books")
-
-
-@contextmanager
-def serving(**settings: Any) -> Iterator[Server]:
-    """The endpoint in a thread of this process; starting a process takes seconds."""
-    behaviour = Behaviour(**settings)
-    bill = Bill(None, behaviour.input_usd_per_million, behaviour.output_usd_per_million)
-    runner = web.AppRunner(SimulatedEndpoint(behaviour, bill).application(), access_log=None)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    async def start() -> tuple[str, int]:
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return runner.addresses[0][:2]
-
-    try:
-        yield Server(*asyncio.run_coroutine_threadsafe(start(), loop).result(PATIENCE_SECONDS))
-    finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(PATIENCE_SECONDS)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(PATIENCE_SECONDS)
-        loop.close()
-
-
-@contextmanager
-def running(*options: str) -> Iterator[tuple[Server, subprocess.Popen[str]]]:
-    """``alkd llm serve`` in a process."""
-    process = subprocess.Popen(command(*options), stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield server_of(process.stdout.readline()), process
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-def command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "alkd_ray", "llm", "serve", *options]
-
-
-def server_of(line: str) -> Server:
-    found = re.search(r"http://([\d.]+):(\d+)/v1$", line.strip())
-    assert found, f"no address in {line!r}"
-    return Server(found[1], int(found[2]))
+from tests.simulated_server import (
+    CANDIDATES,
+    OTHERS,
+    SERIES,
+    WANTED,
+    Server,
+    ask_many,
+    question,
+    serving,
+)
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +199,7 @@ def test_refusals_and_failures_are_not_billed() -> None:
 def test_dropped_connections_are_billed_when_the_answer_was_generated() -> None:
     """The bill is the sum of the usages seen, and of those that never arrived."""
     with serving(drop_after_share=0.4) as server:
-        seen, lost = _ask_many(server, 40)
+        seen, lost = ask_many(server, 40)
         assert lost > 3
         log = server.call("GET", "/bill/log").body
         assert server.bill()["requests"] == len(seen) + lost == len(log)
@@ -321,22 +211,12 @@ def test_dropped_connections_are_billed_when_the_answer_was_generated() -> None:
         )
         assert server.bill()["microusd"] == expected
     with serving(drop_before_share=0.4) as server:
-        seen, lost = _ask_many(server, 40)
+        seen, lost = ask_many(server, 40)
         assert lost > 3
         assert server.bill()["requests"] == len(seen)
         assert server.bill()["completion_tokens"] == sum(
             reply.usage["completion_tokens"] for reply in seen
         )
-
-
-def _ask_many(server: Server, count: int) -> tuple[list[Reply], int]:
-    seen, lost = [], 0
-    for number in range(10, 10 + count):
-        try:
-            seen.append(server.rank(number))
-        except (RemoteDisconnected, ConnectionError):
-            lost += 1
-    return seen, lost
 
 
 def test_an_answer_beyond_the_limit_is_billed_in_full() -> None:
@@ -356,97 +236,6 @@ def test_waits() -> None:
             seconds.append(time.perf_counter() - started)
         assert min(seconds) >= 0.2
         assert 1 <= sum(value >= 0.7 for value in seconds) <= 8
-
-
-def test_the_bill_outlives_kill_9(tmp_path: Path) -> None:
-    file = tmp_path / "bill.jsonl"
-    with running("--bill", str(file), "--drop-after-share", "0.3") as (server, process):
-        seen, lost = _ask_many(server, 20)
-        assert lost
-        before = server.bill()
-        assert before["requests"] == len(seen) + lost == 20
-        with pytest.raises(InputError, match="in use"):
-            Bill(file, 0.15, 0.6)
-        process.send_signal(signal.SIGKILL)
-    with file.open("a") as opened:
-        opened.write('{"number": 21, "requ')  # what a full disk or a power cut may leave
-    with running("--bill", str(file)) as (server, _):
-        assert server.bill() == before
-        server.rank(7)
-        assert server.bill()["requests"] == 21
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [line["number"] for line in lines] == list(range(1, 22))
-    assert sum(line["microusd"] for line in lines[:20]) == before["microusd"]
-
-
-def test_a_file_that_is_no_bill_is_left_alone(tmp_path: Path) -> None:
-    file = tmp_path / "notes.txt"
-    file.write_text("my notes\n")
-    with pytest.raises(InputError, match="line 1"):
-        Bill(file, 0.15, 0.6)
-    assert file.read_text() == "my notes\n"
-    with pytest.raises(InputError, match="cannot be opened"):
-        Bill(tmp_path / "no folder" / "bill", 0.15, 0.6)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_when_told(number: signal.Signals) -> None:
-    with running() as (server, process):
-        assert server.bill()["requests"] == 0
-        process.send_signal(number)
-        assert process.wait(PATIENCE_SECONDS) == 0
-
-
-def test_a_port_in_use_is_one_sentence(plain: Server) -> None:
-    done = subprocess.run(
-        command("--port", str(plain.port)), capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 2
-    assert f"127.0.0.1:{plain.port}" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_the_teacher_starts_and_ends_its_server() -> None:
-    teacher = registry.build("llm_teachers", "simulated", {"noise": 0.0, "json_schema": False})
-    described = teacher.describe()
-    assert described.base_url == ""
-    with teacher.endpoint() as endpoint:
-        server = server_of(endpoint.base_url)
-        assert server.rank().ranking[0] == len(CANDIDATES)
-        assert server.rank(response_format={"type": "json_schema"}).status == 400
-    assert (endpoint.identity, endpoint.rates) == (described.identity, described.rates)
-    with pytest.raises(ConnectionError):
-        server.bill()
-
-
-def test_an_error_of_the_server_is_told() -> None:
-    teacher = registry.build("llm_teachers", "simulated", {"api_key_env": "NO_SUCH_KEY"})
-    with pytest.raises(AlkdError, match="NO_SUCH_KEY"), teacher.endpoint():
-        pass
-
-
-def test_the_server_ends_with_a_killed_parent() -> None:
-    program = (
-        "import time; from alkd_ray import registry\n"
-        "with registry.build('llm_teachers', 'simulated', {}).endpoint() as endpoint:\n"
-        "    print(endpoint.base_url, flush=True)\n"
-        "    time.sleep(600)\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    server = server_of(parent.stdout.readline())
-    assert server.bill()["requests"] == 0
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            server.bill()
-        except OSError:
-            return
-        time.sleep(0.05)
-    pytest.fail("the server outlives the process that started it")
 
 
 def test_the_identity_names_what_shapes_answers() -> None:

@@ -244,15 +244,15 @@ def test_several_processes_log_to_one_new_store(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in range(3)
+        for number in range(2)
     ]
     answers = [trial.communicate(timeout=240) for trial in trials]
     # Nothing but our own line on either stream: MLflow and alembic are silent.
-    assert [error for _, error in answers] == [""] * 3
+    assert [error for _, error in answers] == [""] * 2
     client = MlflowClient(uri)
     [experiment] = client.search_experiments(filter_string="name = 'sweep'")
     runs = client.search_runs([experiment.experiment_id])
-    assert len(runs) == 6
+    assert len(runs) == 4
     assert {out.strip() for out, _ in answers} <= {run.info.run_id for run in runs}
     assert all(len(out.split()) == 1 for out, _ in answers)
 

@@ -35,6 +35,18 @@ def test_golden_guarantees(mu, ratio, of_paper, of_exact):
     assert round(exact(gains, 20).min_gain, digits) == of_exact
 
 
+def test_theorem_3_needs_an_assignment():
+    """Definition 2's assignment does not keep to the counts, so its upper bound is none."""
+    gains = Gains(0.5, (3.0, 3.0, 4.0))
+    policy, counts = paper(gains, 20), gains.counts(20)
+    assert policy.support == 20  # no rank beyond k* is left to make up the counts
+    g_ef = np.arange(15, 21) ** -0.5
+    needed = policy.min_gain + 0.5 * g_ef
+    assert (needed / (1.5 * g_ef)).sum() == pytest.approx(2.94, abs=0.005)
+    assert (needed / (0.5 * g_ef + 0.5 * g_ef)).sum() == pytest.approx(4.41, abs=0.005)
+    assert counts.effective == 6
+
+
 def test_at_mu_10_the_supports_coincide():
     gains = Gains(10.0)
     first, second = paper(gains, 20), exact(gains, 20)

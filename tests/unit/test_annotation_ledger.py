@@ -239,6 +239,8 @@ def test_recovery_marks_what_earlier_writers_held_and_nothing_else(tmp_path: Pat
         assert ledger.recover() == 0
         statuses = {entry.hold_id: entry.status for entry in ledger.entries()}
         assert statuses == {"dead": "unresolved", "done": "settled", "mine": "held"}
+        assert {name: ledger.status_of(name) for name in statuses} == statuses
+        assert ledger.status_of("never held") is None
         dead = ledger.entry("dead")
         assert (dead.owner, dead.key, dead.kind) == ("run-1", "k", "rank")
         assert "ended before the answer was recorded" in dead.why

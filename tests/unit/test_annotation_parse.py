@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from alkd_ray.annotation._titles import TitleIndex
 from alkd_ray.annotation.parse import (
     is_short,
     parse_hints,
@@ -171,6 +172,17 @@ def test_strangers_are_not_taken_for_near_titles(text):
     assert read(text) == ([], (), "no candidate numbers or titles found")
 
 
+def test_between_two_titles_that_are_as_near_none_is_chosen():
+    alike = ["Wireless gamepad alpha", "Wireless gamepad alpho"]
+    assert TitleIndex(alike[:1]).near("Wireless gamepad alphi") == [0]
+    assert TitleIndex(alike).near("Wireless gamepad alphi") == []
+
+
+def test_numbers_that_count_the_lines_are_no_candidates():
+    assert read("1. One of war\n2. One of love\n3. One of both")[0] == []
+    assert read("3. One of war\n1. One of love\n2. One of both")[0] == [3, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("text", "failure"),
     [
@@ -213,6 +225,7 @@ def test_asking_again_is_worth_it_below_four_fifths(named, short):
         "[", "{", '"', '\\"', "[]", "[1,", "1,", "1\n", "1 ", "Filler 2\n", "- Filer 26\n",
         "1. xyz 3\n", "( ", '"a":', "#", "Die Hardd,", "```", "<think>", "</think>", '{"a":[',
         "&amp;", "ﷺ", '"Heet of the night" - ', "- " + "ab" * 130 + "\n", "\x00", "\ud800",
+        "x" + " " * 499_999, "1" + " " * 9_999, '"k"' + " " * 9_999 + ":", "(" + " " * 499_999,
     ],
 )  # fmt: skip
 def test_a_megabyte_of_anything_is_read_in_a_second(piece):

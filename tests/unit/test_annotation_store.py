@@ -157,7 +157,7 @@ def test_a_hundred_thousand_keys_at_once(store: Store) -> None:
     seconds = time.perf_counter() - started
     assert set(found) == set(keys[::2])
     assert found[keys[26]].ranking.tolist() == list(range(13 % 7))
-    assert seconds < 20  # about 1 s when the machine is idle
+    assert seconds < 60  # about 1 s on an idle machine; a query for each key takes minutes
 
 
 def test_export_shows_one_instant_in_three_files(store: Store, tmp_path: Path) -> None:

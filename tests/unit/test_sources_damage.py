@@ -15,7 +15,11 @@ from alkd_ray.errors import InputError
 from alkd_ray.types import Dataset
 
 HEADER = "user,item,time,title\n"
-GOOD = [f"u{user},i{item},{1_700_000_000 + item},Title {item}\n" for user in range(9) for item in range(5)]
+GOOD = [
+    f"u{user},i{item},{1_700_000_000 + item},Title {item}\n"
+    for user in range(9)
+    for item in range(5)
+]
 OPTIONS = {"user": "user", "time": "time", "title": "title"}
 
 
@@ -103,7 +107,9 @@ def test_line_numbers_of_many(tmp_path: Path) -> None:
     source = reader(path, HEADER + "".join(lines), max_bad=200)
     bad = [n for n in range(2, 200) if n % 3 == 0 or n % 4 == 0]
     assert source.load().damaged_lines == len(bad)
-    assert [int(p.split("line ")[1].split(",")[0].split(":")[0]) for p in source.problems] == bad[:10]
+    assert [int(p.split("line ")[1].split(",")[0].split(":")[0]) for p in source.problems] == bad[
+        :10
+    ]
 
 
 @pytest.mark.parametrize(
@@ -112,11 +118,11 @@ def test_line_numbers_of_many(tmp_path: Path) -> None:
         ("", {}, "is empty; its first line must name the columns"),
         ("\n\n", {}, "is empty"),
         (HEADER, {}, "holds no rows below its header"),
-        ("user,item\nu,i\n", {}, "the column 'time' is not there; the columns are: user, item"),
+        ("user,item\nu,i\n", {}, "column 'time' is not there; the columns are: user, item"),
         ("user,user,item,time,title\n", {}, "the column 'user' is there more than once"),
-        (HEADER + "".join(GOOD), {"min_length": 6}, "0 sessions have at least 6 records (the longest has 5)"),
+        (HEADER + "".join(GOOD), {"min_length": 6}, "at least 6 records (the longest has 5)"),
         (HEADER + "".join(GOOD[:10]), {}, "2 sessions have at least 5 records"),
-        (HEADER.encode() + b"u,i,1,\xff\n", {"encoding": "ascii"}, "not text in the encoding ascii"),
+        (HEADER.encode() + b"u,i,1,\xff\n", {"encoding": "ascii"}, "not text in the encoding"),
         (HEADER + "".join(GOOD), {"encoding": "klingon"}, "encoding 'klingon' is not known"),
         (HEADER + "".join(GOOD), {"target": "title"}, "target is only for tables with lists"),
         (b"\xff\xfe" + HEADER.encode(), {}, "is not text in the encoding utf-8"),
@@ -148,7 +154,7 @@ def test_damage_in_the_file_of_titles(tmp_path: Path) -> None:
     assert "3 damaged in all" in message
     assert load(path, content, max_bad=3, **options).damaged_lines == 3
     titles.unlink()
-    with pytest.raises(InputError, match="titles.csv: there is no such file"):
+    with pytest.raises(InputError, match=r"titles.csv: there is no such file"):
         load(path, content, max_bad=3, **options)
 
 
@@ -159,12 +165,12 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     )
     table.to_parquet(path)
     source = {"path": str(path), "user": "user", "time": "time", "min_length": 2}
-    with pytest.raises(InputError, match="row 1, field user: is empty.*10 damaged in all"):
+    with pytest.raises(InputError, match=r"row 1, field user: is empty.*10 damaged in all"):
         registry.build("sources", "table", source).load()
-    with pytest.raises(InputError, match="there is no such file|'item' holds no lists"):
+    with pytest.raises(InputError, match="'item' holds no lists"):
         registry.build("sources", "table", {"path": str(path)}).load()
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match="log.parquet: cannot be read as Parquet"):
+    with pytest.raises(InputError, match=r"log.parquet: cannot be read as Parquet"):
         registry.build("sources", "table", source).load()
 
 
@@ -176,8 +182,8 @@ def test_damaged_lists(tmp_path: Path) -> None:
     def build(**options: Any) -> Any:
         return registry.build("sources", "table", {"path": str(path), **options})
 
-    with pytest.raises(InputError, match="row 1, field item: holds no items; .*row 2.*row 3, field "
-                                         "item: holds an empty item id; ... .4 damaged"):  # fmt: skip
+    said = r"row 1, field item: holds no items; .*row 2.*row 3, .*an empty item id; ... .4 damaged"
+    with pytest.raises(InputError, match=said):
         build().load()
     source = build(target="next", max_bad=5, min_length=3)
     with pytest.raises(InputError, match="2 sessions have at least 3 records"):

@@ -15,7 +15,7 @@ import pytest
 from alkd_ray.errors import InputError
 from alkd_ray.sources.alkdrec import ALKDRecFiles
 
-TITLES = "itemID,title\n1,Alpha\n2,\"Beta, the second\"\n2,Again\n3,Gamma\n"
+TITLES = 'itemID,title\n1,Alpha\n2,"Beta, the second"\n2,Again\n3,Gamma\n'
 
 
 def frame(rows: list[tuple[Any, Any]]) -> pd.DataFrame:
@@ -54,7 +54,11 @@ def test_reads_what_pandas_writes(tmp_path: Path, protocol: int, reorder: bool) 
     ).load()
     # 9 has no title: gone from an input, and a session dropped where it is all there is.
     sessions = dataset.sessions
-    assert [sessions.items_of(row).tolist() for row in range(len(sessions))] == [[0, 1], [2], [1, 1]]
+    assert [sessions.items_of(row).tolist() for row in range(len(sessions))] == [
+        [0, 1],
+        [2],
+        [1, 1],
+    ]
     assert sessions.targets.tolist() == [2, 0, 1]
     assert sessions.ids.tolist() == [0, 1, 2]
     assert dataset.catalogue.titles.tolist() == ["Alpha", "Beta, the second", "Gamma"]
@@ -122,7 +126,7 @@ def test_the_attack_is_real(tmp_path: Path) -> None:
 def test_refuses_code_inside_a_good_frame(tmp_path: Path) -> None:
     marker = tmp_path / "it-ran"
     made = frame([(["1", "2"], "3"), ([Runs(os.system, f"touch {marker}")], "3")])
-    with pytest.raises(InputError, match="asks for posix.system"):
+    with pytest.raises(InputError, match=r"asks for posix.system"):
         ALKDRecFiles(path=str(folder_with(tmp_path, pickle.dumps(made)))).load()
     assert not marker.exists()
 
@@ -130,7 +134,7 @@ def test_refuses_code_inside_a_good_frame(tmp_path: Path) -> None:
 def test_damaged_pickles_are_one_sentence(tmp_path: Path) -> None:
     whole = pickle.dumps(frame([(["1", "2"], "3")] * 50))
     for content in (b"", b"not a pickle", whole[: len(whole) // 2], pickle.dumps([1, 2])):
-        with pytest.raises(InputError, match="X.pkl: is not a pickled pandas frame") as raised:
+        with pytest.raises(InputError, match=r"X.pkl: is not a pickled pandas frame") as raised:
             ALKDRecFiles(path=str(folder_with(tmp_path, content))).load()
         assert "\n" not in str(raised.value)
 
@@ -149,7 +153,7 @@ def test_title_files_that_do_not_fit(tmp_path: Path) -> None:
     content = pickle.dumps(frame([(["1", "2"], "3")]))
     for titles, said in (
         ("id,title\n1,A\n", "line 1 is 'id,title'"),
-        ("itemID,title\n1,A\n\"2\nb\",B,C\n", "line 4, field itemID"),
+        ('itemID,title\n1,A\n"2\nb",B,C\n', "line 4, field itemID"),
         ("itemID,title\n7,A\n", "do the two files belong together"),
     ):
         with pytest.raises(InputError, match=said):
@@ -158,7 +162,7 @@ def test_title_files_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read as UTF-8 CSV"):
         ALKDRecFiles(path=str(tmp_path)).load()
     (tmp_path / "X.pkl").unlink()
-    with pytest.raises(InputError, match="X.pkl: is not there"):
+    with pytest.raises(InputError, match=r"X.pkl: is not there"):
         ALKDRecFiles(path=str(tmp_path)).load()
     with pytest.raises(InputError, match="there is no such folder"):
         ALKDRecFiles(path=str(tmp_path / "none")).load()

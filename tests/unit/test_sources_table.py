@@ -86,7 +86,7 @@ rows_of_a_log = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rows_of_a_log, st.sampled_from(["day", "gap"]), st.booleans(), st.integers(2, 4))
 def test_interactions_equal_the_loop(
     tmp_path_factory: pytest.TempPathFactory,
@@ -218,16 +218,16 @@ def test_lists_in_parquet(tmp_path: Path, kind: pa.DataType, with_target: bool) 
 
 
 def test_titles_in_the_table_or_beside_it(tmp_path: Path) -> None:
-    lines = [("s1", "a", " "), ("s1", "b", "Bee, the"), ("s2", "a", "Ay\nand more"), ("s2", "b", "B2"),
-             ("s3", "b", ""), ("s3", "a", "Other")]  # fmt: skip
+    lines = [
+        ("s1", "a", " "), ("s1", "b", "Bee, the"), ("s2", "a", "Ay\nand more"),
+        ("s2", "b", "B2"), ("s3", "b", ""), ("s3", "a", "Other"),
+    ]  # fmt: skip
     path = write_csv(tmp_path / "s.csv", ["session", "item", "name"], lines)
     dataset = load(path=path, session="session", title="name")
     assert dataset.catalogue.source_ids.tolist() == ["a", "b"]
     assert dataset.catalogue.titles.tolist() == ["Ay\nand more", "Bee, the"]
-    titles = write_csv(
-        tmp_path / "titles.tsv", ["id", "title"], [("b", "Bee"), ("q", "?"), ("a", "Ä"), ("a", "A")],
-        delimiter="\t",
-    )  # fmt: skip
+    named = [("b", "Bee"), ("q", "?"), ("a", "Ä"), ("a", "A")]
+    titles = write_csv(tmp_path / "titles.tsv", ["id", "title"], named, delimiter="\t")
     dataset = load(path=path, session="session", titles_path=titles, titles_item="id")
     assert dataset.catalogue.titles.tolist() == ["Ä", "Bee"]
     assert load(path=path, session="session").catalogue.titles.tolist() == ["", ""]
@@ -236,7 +236,7 @@ def test_titles_in_the_table_or_beside_it(tmp_path: Path) -> None:
 def test_styles_of_text(tmp_path: Path) -> None:
     """The layout of HetRec's own files: tabs, Latin-1, quotes that mean nothing."""
     path = tmp_path / "movies.dat"
-    lines = ["sid\titem", *(f"{s}\t\"{i}é" for s in "123" for i in "ab")]
+    lines = ["sid\titem", *(f'{s}\t"{i}é' for s in "123" for i in "ab")]
     path.write_bytes("\r\n".join(lines).encode("latin-1"))
     dataset = load(path=str(path), session="sid", quote="", encoding="latin-1")
     assert dataset.catalogue.source_ids.tolist() == ['"aé', '"bé']

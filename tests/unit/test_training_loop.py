@@ -74,6 +74,37 @@ def test_a_seed_gives_the_same_bits(loss: str) -> None:
     assert not torch.equal(runs[0][0], runs[2][0])
 
 
+@pytest.mark.parametrize("loss", ["pairwise", "softmax"])
+def test_the_number_of_threads_changes_rounding_alone(loss: str) -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            model = make("attmix")
+            fitted(model, settings(loss=loss, max_steps=20))
+            found.append(weights(model))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_bar_is_told_of_steps_between_validations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "TELL_SECONDS", 0.0)
+    world, told = ring_world(), []
+    loop.fit(
+        make(),
+        of_split(world, "train"),
+        of_split(world, "valid"),
+        settings(max_steps=25, validate_every=10),
+        WINDOW,
+        1,
+        lambda step, most, best: told.append((step, most, best)),
+    )
+    assert [step for step, _, _ in told] == list(range(1, 26))
+    assert {most for _, most, _ in told} == {25}
+    assert [best for _, _, best in told[:9]] == [0.0] * 9  # nothing is known yet
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from alkd_ray import registry
+from alkd_ray.recommenders import Backbone, embed_candidates
 from alkd_ray.seeds import numpy_stream, torch_stream
+from alkd_ray.training import softmax
 from alkd_ray.training.examples import RowBatch
-from alkd_ray.training.losses import InBatchPairwise, SampledBCE
+from alkd_ray.training.losses import InBatchPairwise, Loss, SampledBCE
 from alkd_ray.training.softmax import FullSoftmax, SampledSoftmax, softmax_gradients
 
 NUM_ITEMS, DIM, ROWS, LENGTH, SOFT = 37, 5, 16, 4, 6
@@ -72,6 +77,12 @@ def assert_equal_gradients(model: nn.Module, loss: object, batch: RowBatch, plai
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-6)
 
 
+def value_of(loss: Loss, model: Backbone, batch: RowBatch) -> float:
+    value = loss(model, batch, True)
+    assert value is not None
+    return value
+
+
 def mean(by_row: Tensor, batch: RowBatch) -> Tensor:
     weights = torch.ones(ROWS) if batch.weights is None else batch.weights
     return (by_row * weights).sum() / weights.sum()
@@ -93,7 +104,7 @@ def test_pairwise_is_the_published_broadcast(weighted: bool) -> None:
 def test_full_softmax_is_cross_entropy(
     weighted: bool, soft: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alkd_ray.training.softmax._BLOCK_ELEMENTS", 5 * NUM_ITEMS)  # 4 blocks
+    monkeypatch.setattr(softmax, "_CPU_BLOCK_ELEMENTS", 5 * NUM_ITEMS)  # 4 blocks
     model, batch = MeanOfItems(), make_batch(weighted=weighted, soft=soft)
     target = torch.zeros(ROWS, NUM_ITEMS)
     if batch.soft_items is not None and batch.soft_shares is not None:
@@ -138,7 +149,7 @@ def test_sampled_softmax_has_no_bias_of_the_normaliser() -> None:
     loss = SampledSoftmax(counts, numpy_stream(2, "t"), expected=12)
     scores = model.score(batch.items, batch.mask)[0].detach().double()
     at_positive = float(scores[batch.positives[0]])
-    estimates = np.array([np.exp(loss(model, batch, True) + at_positive) for _ in range(3000)])
+    estimates = np.array([np.exp(value_of(loss, model, batch) + at_positive) for _ in range(3000)])
     error = estimates.std() / np.sqrt(len(estimates))
     assert abs(estimates.mean() - float(scores.exp().sum())) < 4 * error
 
@@ -159,3 +170,49 @@ def test_sampled_bce_is_binary_cross_entropy_of_two_items() -> None:
 
 def test_pairwise_value_is_left_out_when_not_wanted() -> None:
     assert InBatchPairwise()(MeanOfItems(), make_batch(), False) is None
+
+
+def make_backbone(name: str, **options: object) -> Backbone:
+    return registry.build(
+        "recommenders",
+        name,
+        {"item_bias": True, **options},
+        num_items=NUM_ITEMS,
+        dim=4,
+        generator=torch_stream(1, "initial weights"),
+    )
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        InBatchPairwise(),
+        SampledBCE(NUM_ITEMS, numpy_stream(1, "n")),
+        FullSoftmax(0.7),
+        SampledSoftmax(np.ones(NUM_ITEMS), numpy_stream(1, "n"), 0.7, expected=12),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+@pytest.mark.parametrize("name", ["stamp", "attmix"])
+def test_no_loss_or_backbone_makes_tensors_on_another_device(loss: Loss, name: str) -> None:
+    """The meta device refuses to be mixed with CPU tensors, as a GPU does."""
+    model, batch = make_backbone(name), make_batch(weighted=True, soft=True)
+    module = cast(nn.Module, model).to("meta")
+    moved = {field: getattr(batch, field).to("meta") for field in RowBatch.__slots__}
+    assert loss(model, RowBatch(**moved), False) is None
+    found = {n for n, p in module.named_parameters() if p.grad is not None and p.grad.is_meta}
+    assert found == dict(module.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("name", ["fpmc", "stamp", "attmix"])
+def test_candidates_are_rows_of_the_item_table(name: str) -> None:
+    model = make_backbone(name)
+    nn.init.normal_(model.item_bias, generator=torch_stream(2, "bias"))  # type: ignore[attr-defined]
+    items = torch.tensor([[3, 3, 0], [NUM_ITEMS - 1, 7, 5]])
+    weigh = torch.randn(2, 3, model.item_table().shape[1], generator=torch_stream(3, "w"))
+    (embed_candidates(model, items) * weigh).sum().backward()
+    lean = gradients(cast(nn.Module, model))
+    whole = model.item_table()[items]
+    torch.testing.assert_close(embed_candidates(model, items), whole)
+    (whole * weigh).sum().backward()
+    torch.testing.assert_close(lean, gradients(cast(nn.Module, model)))

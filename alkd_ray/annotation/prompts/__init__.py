@@ -159,11 +159,11 @@ def ranking_schema(candidates: int, wanted: int) -> dict[str, Any]:
 
     It has the form that strict structured output asks for: every property required, no others
     allowed. ``minItems`` and ``maxItems`` are in it, since without them a small model under a
-    grammar may stop early or go on to the token limit. llama.cpp honours them, vLLM does from
-    xgrammar 0.1.19 on, OpenAI's strict mode refused them at first (400 "'minItems' is not
-    permitted") and takes them since 2025; an endpoint that refuses the schema is asked for a plain
-    JSON object instead (``structured_output: auto``). ``uniqueItems`` is not in it: hardly any
-    endpoint takes it, and the parser drops duplicates.
+    grammar may stop early or go on to the token limit. llama.cpp honours them, and vLLM from
+    xgrammar 0.1.19 on; OpenAI's strict mode refused them at first (400 "'minItems' is not
+    permitted") and is reported to take them now. An endpoint that refuses the schema is asked for
+    a plain JSON object instead (``structured_output: auto``). ``uniqueItems`` is left out: hardly
+    any endpoint takes it, and the parser drops duplicates.
 
     Args:
         candidates: C, how many candidates the prompt numbers.
