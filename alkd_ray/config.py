@@ -30,32 +30,36 @@ class DataConfig(_Part):
 
     source: str = "synthetic"
     options: dict[str, Any] = Field(default_factory=dict)
-    window: int = Field(10, ge=1, description="input items a recommender sees, the last ones")
+    window: int = Field(
+        default=10, ge=1, description="input items a recommender sees, the last ones"
+    )
 
 
 class TrainingConfig(_Part):
     """How a backbone is fitted."""
 
     loss: Literal["pairwise", "sampled_bce", "softmax"] = Field(
-        "pairwise",
+        default="pairwise",
         description="in-batch pairwise BPR, BCE with one sampled negative, full softmax",
     )
     examples: Literal["last", "prefixes"] = Field(
-        "last", description="one example a session, or every prefix of it"
+        default="last", description="one example a session, or every prefix of it"
     )
     soft_labels: list[str] = Field(
         default_factory=list,
         description="plain recommenders whose mixed top list gives soft labels (softmax only)",
     )
-    soft_weight: float = Field(0.7, ge=0, le=1, description="share of the soft labels in the loss")
-    batch_size: int = Field(1024, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    soft_weight: float = Field(
+        default=0.7, ge=0, le=1, description="share of the soft labels in the loss"
+    )
+    batch_size: int = Field(default=1024, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
-    weight_decay: float = Field(0.0, ge=0)
-    max_steps: int = Field(10_000, ge=1)
-    validate_every: int = Field(20, ge=1, description="steps between two validations")
-    patience: int = Field(10, ge=1, description="validations without gain before stopping")
-    metric: str = Field("recall@25", pattern=r"^(recall|ndcg|mrr)@[1-9]\d*$")
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_steps: int = Field(default=10_000, ge=1)
+    validate_every: int = Field(default=20, ge=1, description="steps between two validations")
+    patience: int = Field(default=10, ge=1, description="validations without gain before stopping")
+    metric: str = Field(default="recall@25", pattern=r"^(recall|ndcg|mrr)@[1-9]\d*$")
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -63,7 +67,7 @@ class ModelConfig(_Part):
     """A backbone and its training."""
 
     backbone: str = "fpmc"
-    dim: int = Field(10, ge=1, description="size of the embeddings")
+    dim: int = Field(default=10, ge=1, description="size of the embeddings")
     options: dict[str, Any] = Field(default_factory=dict)
     training: TrainingConfig = TrainingConfig()
 
@@ -71,10 +75,10 @@ class ModelConfig(_Part):
 class CandidatesConfig(_Part):
     """Which items the LLM ranks."""
 
-    size: int = Field(50, ge=2)
-    force_target: bool = Field(True, description="put the training target in, as published")
+    size: int = Field(default=50, ge=2)
+    force_target: bool = Field(default=True, description="put the training target in, as published")
     order: Literal["shuffled", "teacher"] = Field(
-        "shuffled",
+        default="shuffled",
         description="order in which the LLM sees them; in the teacher's order (as published) a "
         "forced target always stands last, and an LLM that repeats the list repeats the teacher",
     )
@@ -84,8 +88,8 @@ class HintsConfig(_Part):
     """Behaviour patterns that the LLM writes down first, from the teacher's predictions."""
 
     enabled: bool = True
-    sessions: int = Field(20, ge=1, description="training sessions shown")
-    top: int = Field(20, ge=1, description="the teacher's top items shown for each")
+    sessions: int = Field(default=20, ge=1, description="training sessions shown")
+    top: int = Field(default=20, ge=1, description="the teacher's top items shown for each")
 
 
 class DifficultyConfig(_Part):
@@ -93,12 +97,13 @@ class DifficultyConfig(_Part):
 
     kind: Literal["consistency", "overlap"] = "consistency"
     direction: Literal["hardest_first", "easiest_first"] = Field(
-        "hardest_first", description="which end has rank 1 (the published code: the hardest)"
+        default="hardest_first",
+        description="which end has rank 1 (the published code: the hardest)",
     )
     engine: Literal["auto", "ray", "local"] = Field(
-        "ray", description="Ray Data over shards; local = one process; auto = by size"
+        default="ray", description="Ray Data over shards; local = one process; auto = by size"
     )
-    shards: int = Field(4, ge=1)
+    shards: int = Field(default=4, ge=1)
 
 
 class SelectionConfig(_Part):
@@ -106,9 +111,10 @@ class SelectionConfig(_Part):
 
     strategy: str = "alkdrec-exact"
     options: dict[str, Any] = Field(default_factory=dict)
-    budget: int = Field(500, ge=1, description="|B|, sessions to select")
+    budget: int = Field(default=500, ge=1, description="|B|, sessions to select")
     recorded_only: bool = Field(
-        False, description="select among sessions with a recorded ranking alone (teacher replay)"
+        default=False,
+        description="select among sessions with a recorded ranking alone (teacher replay)",
     )
 
 
@@ -122,23 +128,27 @@ class LLMConfig(_Part):
 class AnnotationConfig(_Part):
     """How rankings are bought."""
 
-    wanted: int = Field(25, ge=1, description="items in a ranking")
+    wanted: int = Field(default=25, ge=1, description="items in a ranking")
     engine: Literal["ray", "local"] = "ray"
-    actors: int = Field(1, ge=1)
-    in_flight: int = Field(64, ge=1, description="requests in flight per actor")
+    actors: int = Field(default=1, ge=1)
+    in_flight: int = Field(default=64, ge=1, description="requests in flight per actor")
     tries: int = Field(
-        6, ge=1, description="sendings of one request that may end in an error before it fails"
+        default=6,
+        ge=1,
+        description="sendings of one request that may end in an error before it fails",
     )
-    partial: bool = Field(False, description="go on when the cap cannot cover all requests")
+    partial: bool = Field(default=False, description="go on when the cap cannot cover all requests")
 
 
 class BudgetConfig(_Part):
     """The hard cap; None = no limit of that kind."""
 
-    name: str = Field("", description="runs of one budget share its cap; default: the run's name")
-    dollars: float | None = Field(1.0, ge=0)
-    tokens: int | None = Field(None, ge=0)
-    requests: int | None = Field(None, ge=0)
+    name: str = Field(
+        default="", description="runs of one budget share its cap; default: the run's name"
+    )
+    dollars: float | None = Field(default=1.0, ge=0)
+    tokens: int | None = Field(default=None, ge=0)
+    requests: int | None = Field(default=None, ge=0)
 
 
 class DistillationConfig(_Part):
@@ -156,7 +166,7 @@ class EvaluationConfig(_Part):
     baselines: list[str] = Field(
         default_factory=lambda: ["popularity", "item-knn", "sequential-rules", "vsknn"]
     )
-    resamples: int = Field(2000, ge=100, description="bootstrap resamples of an interval")
+    resamples: int = Field(default=2000, ge=100, description="bootstrap resamples of an interval")
 
     @field_validator("cutoffs")
     @classmethod
@@ -176,7 +186,7 @@ class TrackingConfig(_Part):
 class RunConfig(_Part):
     """One run: sessions in, distilled students and a report out."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     preset: Literal["paper", "strong"] = "paper"
     seeds: list[int] = Field(default_factory=lambda: [1], min_length=1)
     data: DataConfig = DataConfig()

@@ -12,7 +12,8 @@ Two seams, :class:`Engines`: scoring and annotating each have an in-process form
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from alkd_ray.config import RunConfig, canonical_hash
 from alkd_ray.scoring import ScoreJob, score_in_process
 from alkd_ray.types import RunStatus
 
+ROLES = ("student", "teacher", "distilled")
 STAGES = (
     "import",
     "pretrain",
@@ -72,6 +74,16 @@ class RunResult:
     status: RunStatus = "complete"
     reason: str = ""
 
+    @property
+    def ends_here(self) -> bool:
+        """A breach, or a stop with too little bought to go on with."""
+        return self.annotation is not None and self.annotation.ends_the_run
+
+    def make(self, name: str, make: Callable[[int], StageOutput]) -> dict[int, StageOutput]:
+        """An output of each seed, under ``name``."""
+        self.by_seed[name] = {seed: make(seed) for seed in self.config.seeds}
+        return self.by_seed[name]
+
 
 def run_id_of(config: RunConfig) -> str:
     """Name and content of the config; the same config is the same run."""
@@ -98,70 +110,77 @@ def run(
         InputError: bad data, or a config that does not fit it.
         BudgetError: the cap cannot cover the requests and ``annotation.partial`` is not set.
     """
-    engines = engines or Engines()
     context = stages.Context(config, root, listener)
     data = stages.import_sessions(context)
     result = RunResult(config, run_id_of(config), data)
-    if until == "import":
-        return result
-
-    def per_seed(name: str, make: Callable[[int], StageOutput]) -> dict[int, StageOutput]:
-        result.by_seed[name] = {seed: make(seed) for seed in config.seeds}
-        return result.by_seed[name]
-
-    teacher = per_seed("teacher", lambda s: stages.pretrain(context, "teacher", data, s))
-    student = per_seed("student", lambda s: stages.pretrain(context, "student", data, s))
-    if until == "pretrain":
-        return result
-
+    parts = [_pretrain, _distil, _evaluate]
     if needs_rankings(config):
-        difficulty = per_seed(
-            "difficulty",
-            lambda s: stages.score_difficulty(
-                context, data, teacher[s], student[s], engines.score, s
-            ),
-        )
-        if until == "difficulty":
-            return result
-        recorded = buying.recorded_ids(config)
-        selection = per_seed(
-            "selection", lambda s: stages.select(context, difficulty[s], recorded, s)
-        )
-        if until == "selection":
-            return result
-        candidates = per_seed(
-            "candidates", lambda s: stages.candidates(context, data, teacher[s], selection[s], s)
-        )
-        if until == "candidates":
-            return result
-        hints = per_seed(
-            "hints", lambda s: buying.hints(context, data, teacher[s], s, result.run_id)
-        )
-        if until == "hints":
-            return result
-        questions = buying.Questions(data, candidates, hints)
-        result.annotation = buying.annotate(context, questions, engines.annotate, result.run_id)
-        result.status, result.reason = result.annotation.status, result.annotation.reason
-        if result.annotation.ends_the_run or until == "annotation":
-            return result
+        parts.insert(1, functools.partial(_buy, engines=engines or Engines()))
+    for part in parts:
+        for reached in part(context, result):
+            if reached == until or result.ends_here:
+                return result
+    result.report = summary.write_report(context, result)
+    return result
 
-    distilled = per_seed(
+
+# Each part makes outputs stage by stage, and tells which stage it has just ended.
+
+
+def _pretrain(context: stages.Context, result: RunResult) -> Iterator[str]:
+    yield "import"
+    for role in ("teacher", "student"):
+        result.make(role, lambda s, role=role: stages.pretrain(context, role, result.dataset, s))
+    yield "pretrain"
+
+
+def _buy(context: stages.Context, result: RunResult, engines: Engines) -> Iterator[str]:
+    data, teacher, student = result.dataset, result.by_seed["teacher"], result.by_seed["student"]
+    difficulty = result.make(
+        "difficulty",
+        lambda s: stages.score_difficulty(context, data, teacher[s], student[s], engines.score, s),
+    )
+    yield "difficulty"
+    recorded = buying.recorded_ids(context.config)
+    selection = result.make(
+        "selection", lambda s: stages.select(context, difficulty[s], recorded, s)
+    )
+    yield "selection"
+    candidates = result.make(
+        "candidates", lambda s: stages.candidates(context, data, teacher[s], selection[s], s)
+    )
+    yield "candidates"
+    hints = result.make(
+        "hints", lambda s: buying.hints(context, data, teacher[s], s, result.run_id)
+    )
+    yield "hints"
+    questions = buying.Questions(data, candidates, hints)
+    result.annotation = buying.annotate(context, questions, engines.annotate, result.run_id)
+    result.status, result.reason = result.annotation.status, result.annotation.reason
+    yield "annotation"
+
+
+def _distil(context: stages.Context, result: RunResult) -> Iterator[str]:
+    data, teacher, student = result.dataset, result.by_seed["teacher"], result.by_seed["student"]
+    result.make(
         "distilled",
         lambda s: stages.distil(context, data, teacher[s], student[s], result.annotation, s),
     )
-    if until == "distillation":
-        return result
-    for role, models in (("student", student), ("teacher", teacher), ("distilled", distilled)):
-        per_seed(
+    yield "distillation"
+
+
+def _evaluate(context: stages.Context, result: RunResult) -> Iterator[str]:
+    for role in ROLES:
+        models = result.by_seed[role]
+        result.make(
             f"ranks of {role}",
-            lambda s, role=role, models=models: stages.evaluate(context, data, models[s], role, s),
+            lambda s, role=role, models=models: stages.evaluate(
+                context, result.dataset, models[s], role, s
+            ),
         )
-    for name in config.evaluation.baselines:
-        result.baselines[name] = stages.evaluate_baseline(context, data, name)
-    if until == "evaluation":
-        return result
-    result.report = summary.write_report(context, result)
-    return result
+    for name in context.config.evaluation.baselines:
+        result.baselines[name] = stages.evaluate_baseline(context, result.dataset, name)
+    yield "evaluation"
 
 
 def needs_rankings(config: RunConfig) -> bool:

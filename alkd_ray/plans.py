@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import replace
 
 from alkd_ray import buying
-from alkd_ray.annotation import hints as hint_writer
 from alkd_ray.annotation import entries, passes, planning, worker
+from alkd_ray.annotation import hints as hint_writer
 from alkd_ray.annotation.database import Database
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.planning import Plan

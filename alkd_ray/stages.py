@@ -63,9 +63,10 @@ class Context:
         inputs: dict[str, str],
         settings: Any,
         seed: int | None = None,
+        of: str = "",
     ) -> StageOutput:
-        """:func:`alkd_ray.artifacts.produce`, told to the listener."""
-        self.listener.stage_started(stage, seed)
+        """:func:`alkd_ray.artifacts.produce`, told to the listener; ``of`` says what it is for."""
+        self.listener.stage_started(f"{stage} of {of}" if of else stage, seed)
         output = artifacts.produce(
             self.root,
             stage,
@@ -147,6 +148,7 @@ def pretrain(context: Context, role: str, imported: StageOutput, seed: int) -> S
         inputs={"dataset": imported.key},
         settings={"role": role, "model": model.model_dump(), "window": window},
         seed=seed,
+        of=role,
     )
 
 
@@ -426,6 +428,7 @@ def evaluate(
         inputs={"dataset": imported.key, "model": model.key},
         settings={"role": role, "window": context.config.data.window},
         seed=seed,
+        of=role,
     )
 
 
@@ -447,6 +450,7 @@ def evaluate_baseline(context: Context, imported: StageOutput, name: str) -> Sta
         version=1,
         inputs={"dataset": imported.key},
         settings={"baseline": name, "window": context.config.data.window},
+        of=name,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alkd_ray.annotation.database import Database
-from alkd_ray.annotation.ledger import BREACHED, Ledger, LedgerError
+from alkd_ray.annotation.ledger import BREACHED, Ledger
 from alkd_ray.annotation.parse import PARSER_VERSION
 from alkd_ray.annotation.pricing import usd
 from alkd_ray.annotation.store import Store, StoredAnswer
@@ -311,10 +311,7 @@ class Desk:
 
     def _release(self, hold_id: str) -> None:
         self._holds.pop(hold_id, None)
-        try:
-            status = self.ledger.entry(hold_id).status
-        except LedgerError:
-            return  # the desk died before the hold was committed
+        status = self.ledger.status_of(hold_id)  # None: the desk died before it was committed
         if status == "held":
             self.ledger.release(hold_id)
         elif status == "unresolved":  # the desk died meanwhile; the worker knows it was not billed

@@ -66,7 +66,7 @@ class RunDisplay:
         self._end_task()
         if not self.quiet:
             took = "there already" if output.reused else f"{output.seconds:.1f} s"
-            self.console.print(f"  {self.name:<28} {took:>14}   {output.key}")
+            self.console.print(f"  {self.name:<34} {took:>14}   {output.key}")
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Moves the bar, or prints a line every few seconds."""

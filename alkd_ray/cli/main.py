@@ -33,7 +33,7 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point. Exit status: 0 complete, 1 failure, 2 bad input, 3 partial, 4 stopped, 5 breach."""
+    """Entry point. Exit: 0 complete, 1 failure, 2 bad input, 3 partial, 4 stopped, 5 breached."""
     try:
         build()()
     except AlkdError as error:

@@ -78,7 +78,7 @@ def _print_outcome(finished: Finished) -> None:
     if result.report is not None:
         from alkd_ray import summary
 
-        header, *rows = summary.table(result)
+        header, *rows = _fitting(summary.table(result), console.width)
         table = Table(title=result.config.name, title_justify="left")
         for column, name in enumerate(header):
             table.add_column(name, justify="left" if column == 0 else "right")
@@ -102,6 +102,16 @@ def _print_outcome(finished: Finished) -> None:
     console.print(f"record   {finished.record}", soft_wrap=True)
 
 
+def _fitting(table: list[list[str]], width: int) -> list[list[str]]:
+    """``table``, on a narrow terminal without the metrics at smaller cutoffs and the sizes."""
+    if sum(max(len(row[c]) for row in table) + 3 for c in range(len(table[0]))) < width:
+        return table
+    header = table[0]
+    last = max(c for c, name in enumerate(header) if name.startswith("recall"))
+    keep = [0, *range(last, len(header))]
+    return [[row[c] for c in keep] for row in table]
+
+
 def add_to(app: typer.Typer) -> None:
     """Mounts ``run`` and the stages' verbs."""
     app.command("run")(run)
@@ -109,7 +119,7 @@ def add_to(app: typer.Typer) -> None:
         app.command(verb, help=text)(_stage_verb(stage))
 
 
-def _stage_verb(stage: str):  # noqa: ANN202 (typer reads the signature of the inner function)
+def _stage_verb(stage: str):
     def command(
         config: ConfigArgument = "quickstart",
         overrides: OverridesArgument = None,

@@ -8,7 +8,6 @@ from typing import Any
 
 from alkd_ray.types import Usage
 
-
 _MOST_TOKENS = 10**8
 
 
