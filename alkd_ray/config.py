@@ -237,8 +237,12 @@ def make(given: dict[str, Any], where: str = "config") -> RunConfig:
     """A validated config from a plain mapping (see :func:`load`)."""
     preset = given.get("preset", "paper")
     base = preset_values(preset) if preset in ("paper", "strong") else {}
+    by_backbone = base.pop("backbone_options", {})
+    merged = merge(base, given)
+    for role in ("teacher", "student"):
+        merged[role] = _with_options(merged.get(role), by_backbone)
     try:
-        config = RunConfig.model_validate(merge(base, given))
+        config = RunConfig.model_validate(merged)
     except ValidationError as error:
         raise InputError(f"{where}: {registry.explain(error, '', RunConfig)}") from error
     check_plugins(config, where)
@@ -268,8 +272,20 @@ def check_plugins(config: RunConfig, where: str) -> None:
         )
 
 
+def _with_options(model: Any, by_backbone: dict[str, Any]) -> Any:
+    """A model's part of a config, with the preset's options of its backbone below its own."""
+    if not isinstance(model, dict) or not isinstance(model.get("options", {}), dict):
+        return model  # validation says what is wrong with it
+    preset = by_backbone.get(str(model.get("backbone", "fpmc")), {})
+    return {**model, "options": merge(preset, model.get("options", {}))}
+
+
 def preset_values(name: str) -> dict[str, Any]:
-    """The preset's mapping, from the package's ``presets/<name>.yaml``."""
+    """The preset's mapping, from the package's ``presets/<name>.yaml``.
+
+    Beside the fields of :class:`RunConfig` it may hold ``backbone_options``: backbone -> options of
+    the teacher and the student, where they are of that backbone.
+    """
     text = importlib.resources.files("alkd_ray").joinpath(f"presets/{name}.yaml").read_text("utf-8")
     return yaml.safe_load(text) or {}
 

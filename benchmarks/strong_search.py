@@ -55,7 +55,6 @@ TRIALS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("rate .05", {"learning_rate": 0.05}, ALL_OPTIONS),
     ("rate .02, soft weight .9", {"learning_rate": 0.02, "soft_weight": 0.9}, ALL_OPTIONS),
     ("rate .02, no tanh layer", {"learning_rate": 0.02}, NO_TANH),
-    ("rate .05, no tanh layer", {"learning_rate": 0.05}, NO_TANH),
 ]
 
 

@@ -55,18 +55,22 @@ class RunDisplay:
         self.bars.stop()
 
     def stage_started(self, stage: str, seed: int | None) -> None:
-        """Starts the stage's bar."""
+        """Starts the stage's bar; a stage that is announced twice goes on."""
+        name = stage if seed is None else f"{stage}, seed {seed}"
+        if self.task is not None and name == self.name:
+            return
         self._end_task()
-        self.name = stage if seed is None else f"{stage}, seed {seed}"
+        self.name = name
         self.started = self.last_line = time.monotonic()
         self.task = self.bars.add_task(self.name, total=None, rate="")
 
     def stage_finished(self, output: StageOutput, seed: int | None) -> None:
         """Ends the bar and leaves one line behind."""
-        self._end_task()
         if not self.quiet:
-            took = "there already" if output.reused else f"{output.seconds:.1f} s"
+            took = f"{time.monotonic() - self.started:.1f} s"
+            took = "there already" if output.reused else took
             self.console.print(f"  {self.name:<34} {took:>14}   {output.key}")
+        self._end_task()
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Moves the bar, or prints a line every few seconds."""

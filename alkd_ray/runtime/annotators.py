@@ -62,31 +62,50 @@ def annotate(job: AnnotationJob, progress: Tell | None = None) -> AnnotationOutc
 
 
 class _Desk:
-    """The desk as an actor; see :class:`alkd_ray.annotation.desk.Desk`."""
+    """The desk as an actor; see :class:`alkd_ray.annotation.desk.Desk`.
 
-    def __init__(self, job: AnnotationJob, questions: RankQuestions) -> None:
+    The driver says :meth:`begin`, again after each restart; until then everything else waits.
+    """
+
+    def __init__(self) -> None:
+        self._begun = asyncio.Event()
+        self._opening = asyncio.Lock()
+
+    async def begin(self, job: AnnotationJob, questions: RankQuestions) -> None:
+        """Opens the books; says nothing new to a desk that has begun."""
+        async with self._opening:
+            if self._begun.is_set():
+                return
+            await asyncio.get_running_loop().run_in_executor(None, self._open, job, questions)
+            self._local = LocalDesk(self._desk)
+            self._begun.set()
+
+    def _open(self, job: AnnotationJob, questions: RankQuestions) -> None:
         # The driver has just closed the books, or the process that had them has just died.
         self._database = Database(job.books, wait_seconds=worker.WRITER_SECONDS)
+        self._questions = questions
         self._desk, self._at, _ = worker.open_desk(
             job, questions.endpoint, questions, self._database, is_planned=True
         )
-        self._local = LocalDesk(self._desk)
-        self._questions = questions
 
     async def apply(self, operations: Sequence[Any]) -> list[Any]:
         """Carries out a group of one annotator's operations, together with those of others."""
+        await self._begun.wait()
         return list(await asyncio.gather(*map(self._local.do, operations)))
 
     async def standing(self) -> Standing:
         """How the pass stands."""
+        await self._begun.wait()
         return await self._local.call(self._desk.standing)
 
     async def return_rows(self, name: str) -> int:
         """Takes back the rows of a dead annotator."""
+        await self._begun.wait()
         return await self._local.call(self._desk.return_rows, name)
 
     async def outcome(self) -> AnnotationOutcome:
         """What the pass ended with."""
+        await self._begun.wait()
 
         def read() -> AnnotationOutcome:
             return passes.outcome(
@@ -97,6 +116,7 @@ class _Desk:
 
     async def close(self) -> None:
         """Gives the books back."""
+        await self._begun.wait()
         self._local.close()
         self._database.close()
 
@@ -187,21 +207,24 @@ class _Driver:
         self.desk: Any = (
             ray.remote(_Desk)
             .options(num_cpus=ACTOR_CPUS, max_restarts=DESK_RESTARTS, max_task_retries=0)
-            .remote(job, self.questions)
+            .remote()
         )
+        self.desk_job = ray.put(job)
         self.running: dict[Any, tuple[str, Any]] = {}
 
     def run(self) -> AnnotationOutcome:
         started = time.perf_counter()
         try:
+            self._from_desk("standing")
             for _ in range(min(self.job.annotation.actors, len(self.at.pending))):
                 self._start()
             while self.running:
                 done, _ = ray.wait(list(self.running), timeout=POLL_SECONDS)
                 for reference in done:
                     self._ended(reference)
+                standing = self._from_desk("standing")  # also begins a desk that was restarted
                 if self.progress is not None:
-                    self.progress(self.at.progress(self._from_desk("standing")))
+                    self.progress(self.at.progress(standing))
             outcome: AnnotationOutcome = self._from_desk("outcome")
             self._from_desk("close")
         finally:
@@ -219,10 +242,11 @@ class _Driver:
         )
 
     def _from_desk(self, method: str, *arguments: Any) -> Any:
-        """A call of the desk, said again while the desk is being started again."""
+        """A call of the desk, begun first, and said again while it is being started again."""
         patience_ends = time.monotonic() + DESK_PATIENCE_SECONDS
         while True:
             try:
+                ray.get(self.desk.begin.remote(self.desk_job, self.questions))
                 return ray.get(getattr(self.desk, method).remote(*arguments))
             except RayActorError as error:
                 if time.monotonic() > patience_ends:

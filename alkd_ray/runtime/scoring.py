@@ -29,8 +29,9 @@ def score(job: ScoreJob, out: Path) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".scored-") as scored:
+        scored_block: Any = functools.partial(_scored_block, job=job)
         ray.data.read_parquet(str(job.shards)).map_batches(
-            _scored_block, fn_kwargs={"job": job}, batch_size=BATCH_ROWS, batch_format="numpy"
+            scored_block, batch_size=BATCH_ROWS, batch_format="numpy"
         ).write_parquet(scored)
         table = arrow_dataset.dataset(scored, format="parquet").to_table()
         pq.write_table(table.sort_by("session_id"), out, compression="zstd")
