@@ -15,14 +15,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alkd_ray import artifacts, registry, stages
+from alkd_ray import artifacts, selecting, stages
 from alkd_ray import sessions as windows_of
 from alkd_ray.annotation import hints as hint_writer
 from alkd_ray.annotation import worker
+from alkd_ray.annotation.parse import PARSER_VERSION
 from alkd_ray.annotation.passes import Progress
+from alkd_ray.annotation.prompts import HINTS_VERSION, RANK_VERSION
 from alkd_ray.annotation.worker import AnnotationJob
 from alkd_ray.artifacts import StageOutput
+from alkd_ray.bought import Bought, Cost
 from alkd_ray.config import RunConfig, canonical_hash
+from alkd_ray.errors import InputError
+from alkd_ray.llm_teachers import RecordedTeacher
 from alkd_ray.seeds import numpy_stream
 from alkd_ray.stages import Context
 from alkd_ray.types import (
@@ -31,81 +36,9 @@ from alkd_ray.types import (
     Caps,
     IntArray,
     RankRequest,
-    RunStatus,
 )
 
 Annotate = Callable[[AnnotationJob, Callable[[Progress], None] | None], AnnotationOutcome]
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What the rankings of a run cost, whenever they were paid for.
-
-    Attributes:
-        rankings_microusd: all answers that the run's rankings were read from.
-        hints_microusd: the hints.
-        tokens: prompt and completion tokens of both.
-        requests: rankings asked for (equal questions of several seeds count once).
-        sent: requests sent by the pass that finished this stage; the others were in the store.
-        seconds: wall time of that pass.
-    """
-
-    rankings_microusd: int
-    hints_microusd: int
-    tokens: int
-    requests: int
-    sent: int
-    seconds: float
-
-    @property
-    def dollars(self) -> float:
-        """Rankings and hints."""
-        return (self.rankings_microusd + self.hints_microusd) / 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class Bought:
-    """Rankings of all seeds, and how the pass ended."""
-
-    output: StageOutput
-    status: RunStatus
-    reason: str
-    cost: Cost
-    answered: int
-    failed: int
-
-    @property
-    def ends_the_run(self) -> bool:
-        """A breach, or a stop with too little bought to go on with."""
-        return self.status == "breached" or (self.status == "stopped" and self.answered == 0)
-
-    def figures(self) -> dict[str, str | int | None]:
-        """How the pass ended, flat, for people and programs; the ledger's part is the budget's."""
-        found = json.loads((self.output.folder / "outcome.json").read_text("utf-8"))
-        ledger = found["ledger"]
-        return {
-            "status": self.status,
-            "reason": self.reason,
-            "requests": self.cost.requests,
-            "answered": self.answered,
-            "failed": self.failed,
-            "sent": self.cost.sent,
-            "settled_microusd": ledger["settled"]["microusd"],
-            "held_microusd": ledger["held"]["microusd"],
-            "unresolved_microusd": ledger["unresolved"]["microusd"],
-            "cap_microusd": ledger["caps"]["microusd"],
-            "tokens": ledger["settled"]["tokens"],
-        }
-
-    def rankings(self, seed: int) -> tuple[IntArray, tuple[IntArray, ...]]:
-        """Session ids ``[R]`` and rankings of one seed, failed rows left out, in pick order."""
-        table = pq.read_table(
-            self.output.folder / "rankings.parquet",
-            filters=[("seed", "=", seed), ("failure", "=", "")],
-        )
-        return table["session_id"].to_numpy(), tuple(
-            np.asarray(row, np.int64) for row in table["ranking"].to_pylist()
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +71,12 @@ def recorded_ids(config: RunConfig) -> IntArray | None:
     """Ids of the sessions with a recorded ranking, if only those may be selected, else None."""
     if not config.selection.recorded_only:
         return None
-    teacher = registry.build("llm_teachers", config.llm.teacher, config.llm.options)
+    teacher = worker.teacher_of(config.llm)
+    if not isinstance(teacher, RecordedTeacher):
+        raise InputError(
+            "selection.recorded_only needs a recording, but llm.teacher is "
+            f"{config.llm.teacher!r}; set it to false, or the teacher to replay"
+        )
     return teacher.recorded_ids()
 
 
@@ -157,6 +95,7 @@ def hints(
         "hints": config.hints.model_dump(),
         "llm": config.llm.model_dump() if config.hints.enabled else None,
         "window": config.data.window,
+        "prompt": HINTS_VERSION,
     }
     if not wants_hints(config):
         make = _no_hints
@@ -182,7 +121,16 @@ def annotate(context: Context, questions: Questions, run: Annotate, run_id: str)
     for seed in config.seeds:
         inputs[f"candidates {seed}"] = questions.candidates[seed].key
         inputs[f"hints {seed}"] = questions.hints[seed].key
-    settings = {"llm": config.llm.model_dump(), "wanted": config.annotation.wanted}
+    settings = {
+        "llm": config.llm.model_dump(),
+        "wanted": config.annotation.wanted,
+        "max_output_tokens": config.annotation.max_output_tokens,
+        "prompt": RANK_VERSION,
+        "parser": PARSER_VERSION,
+    }
+    teacher = worker.teacher_of(config.llm)
+    if isinstance(teacher, RecordedTeacher):
+        inputs["recording"] = teacher.fingerprint
     key = artifacts.stage_key("annotation", 1, inputs, settings, None)
     if not (context.root / "annotation" / key).is_dir():
         asked = _requests(context, questions)
@@ -252,7 +200,7 @@ def requests_of_seed(
 ) -> list[tuple[str, RankRequest]]:
     """Identity and content of each question of one seed, in pick order."""
     sessions = stages.load_dataset(imported).sessions
-    ids, items = stages.load_candidates(candidates)
+    ids, items = selecting.load_candidates(candidates)
     rows = windows_of.rows_of_ids(sessions, ids)
     requests = [
         RankRequest(
@@ -278,7 +226,8 @@ def _write(
     asked: dict[str, RankRequest],
     outcome: AnnotationOutcome,
 ) -> None:
-    by_request = _by_request(asked, outcome.annotations)
+    identities = list(asked)
+    by_request = {identities[a.row]: a for a in outcome.annotations}
     rows = []
     for seed in context.config.seeds:
         for identity, _ in _asked_by(context, questions, seed):
@@ -326,20 +275,6 @@ def _write(
     )
 
 
-def _by_request(
-    asked: dict[str, RankRequest], annotations: tuple[Annotation, ...]
-) -> dict[str, Annotation]:
-    """Question -> annotation. The annotations keep the requests' order; unanswered are absent."""
-    found: dict[str, Annotation] = {}
-    waiting = iter(annotations)
-    annotation = next(waiting, None)
-    for identity, request in asked.items():
-        if annotation is not None and annotation.session_id == request.session_id:
-            found[identity] = annotation
-            annotation = next(waiting, None)
-    return found
-
-
 def _row(annotation: Annotation) -> dict[str, object]:
     return {
         "key": annotation.key,
@@ -383,8 +318,10 @@ def _told(context: Context) -> Callable[[Progress], None]:
         context.listener.progress(
             progress.done,
             progress.total,
+            f"{progress.in_flight} in flight, {progress.failed} failed, "
             f"{progress.settled_microusd / 1e6:.4f} USD settled, "
-            f"{progress.held_microusd / 1e6:.4f} held, {progress.failed} failed",
+            f"{progress.held_microusd / 1e6:.4f} held"
+            + (f" of {progress.cap_microusd / 1e6:.2f}" if progress.cap_microusd else ""),
         )
 
     return tell

@@ -137,6 +137,12 @@ class AnnotationConfig(_Part):
         ge=1,
         description="sendings of one request that may end in an error before it fails",
     )
+    max_output_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="limit of one answer, held at its full price; none = what a ranking takes; a "
+        "model that thinks first needs more",
+    )
     partial: bool = Field(default=False, description="go on when the cap cannot cover all requests")
 
 

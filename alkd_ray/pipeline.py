@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alkd_ray import buying, registry, stages, summary
+from alkd_ray import buying, registry, selecting, stages, summary
 from alkd_ray.annotation import worker
 from alkd_ray.artifacts import StageOutput
+from alkd_ray.bought import Bought
 from alkd_ray.config import RunConfig, canonical_hash
+from alkd_ray.errors import InputError
 from alkd_ray.scoring import ScoreJob, score_in_process
 from alkd_ray.types import RunStatus
 
@@ -68,7 +70,7 @@ class RunResult:
     run_id: str
     dataset: StageOutput
     by_seed: dict[str, dict[int, StageOutput]] = field(default_factory=dict)
-    annotation: buying.Bought | None = None
+    annotation: Bought | None = None
     baselines: dict[str, StageOutput] = field(default_factory=dict)
     report: StageOutput | None = None
     status: RunStatus = "complete"
@@ -110,6 +112,11 @@ def run(
         InputError: bad data, or a config that does not fit it.
         BudgetError: the cap cannot cover the requests and ``annotation.partial`` is not set.
     """
+    if until in STAGES[2:7] and not needs_rankings(config):
+        raise InputError(
+            f"distillation.method {config.distillation.method!r} reads no LLM rankings, so there "
+            f"is no stage {until!r}; choose a method that does, e.g. alkdrec"
+        )
     context = stages.Context(config, root, listener)
     data = stages.import_sessions(context)
     result = RunResult(config, run_id_of(config), data)
@@ -138,16 +145,18 @@ def _buy(context: stages.Context, result: RunResult, engines: Engines) -> Iterat
     data, teacher, student = result.dataset, result.by_seed["teacher"], result.by_seed["student"]
     difficulty = result.make(
         "difficulty",
-        lambda s: stages.score_difficulty(context, data, teacher[s], student[s], engines.score, s),
+        lambda s: selecting.score_difficulty(
+            context, data, teacher[s], student[s], engines.score, s
+        ),
     )
     yield "difficulty"
     recorded = buying.recorded_ids(context.config)
     selection = result.make(
-        "selection", lambda s: stages.select(context, difficulty[s], recorded, s)
+        "selection", lambda s: selecting.select(context, difficulty[s], recorded, s)
     )
     yield "selection"
     candidates = result.make(
-        "candidates", lambda s: stages.candidates(context, data, teacher[s], selection[s], s)
+        "candidates", lambda s: selecting.candidates(context, data, teacher[s], selection[s], s)
     )
     yield "candidates"
     hints = result.make(
@@ -185,5 +194,4 @@ def _evaluate(context: stages.Context, result: RunResult) -> Iterator[str]:
 
 def needs_rankings(config: RunConfig) -> bool:
     """Whether the method reads LLM rankings; without them nothing is selected or bought."""
-    method = registry.find("distillation", config.distillation.method)
-    return getattr(method, "needs_rankings", True)
+    return registry.find("distillation", config.distillation.method).needs_rankings

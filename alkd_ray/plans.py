@@ -11,7 +11,7 @@ from alkd_ray.annotation import hints as hint_writer
 from alkd_ray.annotation.database import Database
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.planning import Plan
-from alkd_ray.annotation.questions import HintsQuestion, Question, RankQuestions, hints_question
+from alkd_ray.annotation.questions import HintsQuestion, Question, hints_question
 from alkd_ray.annotation.store import Store
 from alkd_ray.artifacts import StageOutput
 from alkd_ray.llm_teachers import RecordedTeacher
@@ -35,10 +35,10 @@ def plan(
     """
     config = context.config
     job = buying.job_of(context, imported, (), run_id)
-    asked = worker.teacher_of(config.llm)
-    if isinstance(asked, RecordedTeacher):
+    llm_teacher = worker.teacher_of(config.llm)
+    if isinstance(llm_teacher, RecordedTeacher):
         return None
-    endpoint = asked.describe()
+    endpoint = llm_teacher.describe()
     hint_questions: list[HintsQuestion] = []
     if buying.wants_hints(config):
         hint_questions = [
@@ -69,9 +69,8 @@ def plan(
         for seed in config.seeds:
             found = buying.requests_of_seed(context, imported, candidates[seed], texts[seed])
             requests |= {identity: request for identity, request in found}
-        second = passes.begin(
-            RankQuestions(tuple(requests.values()), job.catalogue, job.domain, endpoint), store
-        )
+        asked = replace(job, requests=tuple(requests.values()))
+        second = passes.begin(worker.rank_questions(asked, endpoint), store)
     rates = worker.rates_of(endpoint)
     return planning.plan([*first.sizes, *second.sizes], first.unique + second.unique, rates, left)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from torch import nn
 
-from alkd_ray import __version__, datasets, report, stages
+from alkd_ray import __version__, datasets, report, selecting, stages
 from alkd_ray import sessions as windows_of
 from alkd_ray.artifacts import StageOutput
 from alkd_ray.evaluation.comparison import Role, SystemRow
@@ -126,7 +126,7 @@ def _selection(result: RunResult, sessions: SessionSet, seed: int) -> SelectionV
         return None
     output = result.by_seed["difficulty"][seed]
     scores = pq.read_table(output.folder / "difficulty.parquet")
-    picked = stages.load_selection(result.by_seed["selection"][seed])
+    picked = selecting.load_selection(result.by_seed["selection"][seed])
     return SelectionView(
         strategy=picked.strategy,
         budget=len(picked.session_ids),
@@ -143,7 +143,7 @@ def _composition(result: RunResult, sessions: SessionSet, seed: int) -> Composit
     They are training sessions, whose targets the student was trained on: it hits more of them than
     of unseen sessions, so that "effective" errs on the low side.
     """
-    selected = stages.load_selection(result.by_seed["selection"][seed]).session_ids
+    selected = selecting.load_selection(result.by_seed["selection"][seed]).session_ids
     ids, rankings = result.annotation.rankings(seed) if result.annotation else (selected[:0], ())
     answered = windows_of.take(sessions, windows_of.rows_of_ids(sessions, ids))
     student = checkpoint.load(result.by_seed["student"][seed].folder / "checkpoint")

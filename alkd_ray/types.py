@@ -204,6 +204,7 @@ class Annotation:
     """An accepted ranking, or the reason why there is none.
 
     Attributes:
+        row: number of the request in the pass.
         key: SHA-256 of the canonical request, hex.
         session_id: the session.
         ranking: ``[<= wanted]`` int64 distinct candidates, best first; empty when failed.
@@ -213,6 +214,7 @@ class Annotation:
         failure: "" or the reason.
     """
 
+    row: int
     key: str
     session_id: int
     ranking: IntArray

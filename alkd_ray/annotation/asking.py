@@ -107,8 +107,16 @@ class Asker:
         """Works until there are no more rows or the pass is over.
 
         Raises:
-            Exception: the desk cannot be reached (then nothing more is sent), or a defect.
+            AlkdError: the desk cannot keep the books; then nothing more is sent.
+            Exception: it cannot be reached, or a defect.
         """
+        try:
+            await self._run_lanes()
+        except BaseExceptionGroup as group:
+            # One lane's error ends the others; theirs are consequences of it.
+            raise group.exceptions[0] from None
+
+    async def _run_lanes(self) -> None:
         connections = self.settings.in_flight + 8
         async with (
             ChatClient(self.endpoint, connections) as client,
@@ -178,7 +186,7 @@ class Asker:
         attempt: int,
         body: dict[str, Any],
     ) -> Answer | str:
-        """One answer, or the reason why there is none; a first attempt's reason is recorded.
+        """One answer, or the reason why there is none, which is recorded.
 
         Raises:
             _PassOverError: nothing more may be sent.
@@ -270,8 +278,9 @@ class Asker:
     async def _given_up(
         self, key: str, index: int, attempt: int, reason: str, is_permanent: bool
     ) -> str:
-        if attempt == 1:
-            await self.desk.do(GiveUp(self.settings.worker, index, key, reason, is_permanent))
+        await self.desk.do(
+            GiveUp(self.settings.worker, index, key, reason, is_permanent, ends_row=attempt == 1)
+        )
         return reason
 
     async def _wait(self, problem: NotBilledError | OutcomeUnknownError, tries: int) -> None:

@@ -115,13 +115,17 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """A row gets no answer, for a reason of the endpoint's; ``is_permanent`` = never ask again."""
+    """A request gets no answer, for a reason of the endpoint's.
+
+    ``is_permanent`` = never ask again; ``ends_row`` = the row has no earlier answer instead.
+    """
 
     worker: str
     index: int
     key: str
     reason: str
     is_permanent: bool
+    ends_row: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +182,23 @@ class Desk:
     a time; :class:`alkd_ray.annotation.grouping.Grouped` gives many workers that.
     """
 
-    def __init__(self, database: Database, budget: str, caps: Caps, owner: str) -> None:
-        """Opens the budget; holds that a dead writer left become unresolved."""
+    def __init__(
+        self,
+        database: Database,
+        budget: str,
+        caps: Caps,
+        owner: str,
+        last_hold: int | None = None,
+    ) -> None:
+        """Opens the budget; holds that a dead writer left become unresolved.
+
+        Args:
+            database: the books, open for writing.
+            budget: what is held against.
+            caps: its caps.
+            owner: the run.
+            last_hold: number of the last hold before the pass; None = the pass begins now.
+        """
         self.database = database
         self.ledger = Ledger(database)
         self.store = Store(database)
@@ -193,7 +212,8 @@ class Desk:
         self._pulled: dict[str, set[int]] = {}
         self._holds: dict[str, str] = {}  # hold -> worker, of this pass, not settled
         self._finished: set[str] = set()
-        self._rows = self._failed = self._sent = 0
+        self._rows = self._failed = 0
+        self.last_hold = self.ledger.last_number() if last_hold is None else last_hold
         self._stop: Stop | None = None
 
     def add(
@@ -241,7 +261,7 @@ class Desk:
             len(self._finished),
             self._failed,
             len(self._holds),
-            self._sent,
+            self.ledger.sent_since(self.budget, self.last_hold),
             self._stop.status if self._stop else None,
             self._stop.reason if self._stop else "",
             self.ledger.state(self.budget),
@@ -267,7 +287,8 @@ class Desk:
                 self.store.put_failure(
                     operation.key, permanent=operation.is_permanent, reason=operation.reason
                 )
-                self._count(operation, failed=True)
+                if operation.ends_row:
+                    self._count(operation, failed=True)
             case Stop():
                 self._stop = self._stop or operation
             case _:
@@ -301,7 +322,6 @@ class Desk:
         )
         if not reason:
             self._holds[hold.hold_id] = hold.worker
-            self._sent += 1
             return Verdict(True)
         if self._holds:  # what others hold may yet be given back
             return Verdict(False, reason=reason)

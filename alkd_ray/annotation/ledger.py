@@ -226,6 +226,17 @@ class Ledger:
             "WHERE (?1 IS NULL OR budget = ?1) AND (?2 IS NULL OR status = ?2)", (budget, status)
         )
 
+    def last_number(self) -> int:
+        """Number of the latest hold of the file, 0 for none; they are numbered in order."""
+        return self.database.execute("SELECT coalesce(max(number), 0) FROM holds").fetchone()[0]
+
+    def sent_since(self, budget: str, number: int) -> int:
+        """Requests of the budget that were sent after hold ``number``; released ones were not."""
+        return self.database.execute(
+            "SELECT count(*) FROM holds WHERE budget = ? AND number > ? AND status <> 'released'",
+            (budget, number),
+        ).fetchone()[0]
+
     def entry(self, hold_id: str) -> HoldEntry:
         """One hold by its id."""
         found = self._find(hold_id)

@@ -14,6 +14,7 @@ import numpy as np
 
 from alkd_ray.annotation import planning
 from alkd_ray.annotation.asking import Questions
+from alkd_ray.annotation.database import now
 from alkd_ray.annotation.desk import RowRequest, Standing
 from alkd_ray.annotation.planning import Plan, Size
 from alkd_ray.annotation.pricing import Rates
@@ -58,13 +59,17 @@ class Pass:
         pending: rows to be asked; of rows with equal keys, the first.
         first_answers: raw first attempts of those that must only be asked again.
         sizes: of the pending rows.
-        started: when.
+        last_hold: number of the last hold before the pass, so that its own can be counted.
+        began_at: when, UTC, ISO 8601.
+        started: when, on this process's clock.
     """
 
     keys: list[str]
     pending: list[RowRequest] = field(default_factory=list)
     first_answers: dict[int, str] = field(default_factory=dict)
     sizes: list[Size] = field(default_factory=list)
+    last_hold: int = 0
+    began_at: str = field(default_factory=now)
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -77,10 +82,9 @@ class Pass:
         return planning.plan(self.sizes, self.unique, rates, left)
 
     def progress(self, standing: Standing) -> Progress:
-        """How far it is."""
-        known = self.unique - standing.rows
+        """How far it is; a desk that was started again counts only what was left then."""
         return Progress(
-            done=known + standing.done,
+            done=self.unique - standing.rows + standing.done,
             total=self.unique,
             failed=standing.failed,
             in_flight=standing.in_flight,
@@ -130,7 +134,7 @@ def begin(questions: Questions, store: Store | None) -> Pass:
 
 def outcome(questions: Questions, at: Pass, store: Store, standing: Standing) -> AnnotationOutcome:
     """What the pass ended with, read from the store."""
-    annotations = tuple(annotations_of(questions, at.keys, store))
+    annotations = tuple(annotations_of(questions, at.keys, store, at.began_at))
     failed = sum(bool(annotation.failure) for annotation in annotations)
     status, reason = _status(standing, len(questions), len(annotations), failed)
     return AnnotationOutcome(
@@ -138,14 +142,20 @@ def outcome(questions: Questions, at: Pass, store: Store, standing: Standing) ->
         status=status,
         reason=reason,
         sent=standing.sent,
-        reused=at.unique - standing.rows,
+        reused=at.unique - len(at.pending),
         ledger=standing.ledger,
         seconds=time.perf_counter() - at.started,
     )
 
 
-def annotations_of(questions: Questions, keys: Sequence[str], store: Store) -> Iterator[Annotation]:
-    """The annotation of each row that has an answer or failed for good; others are left out."""
+def annotations_of(
+    questions: Questions, keys: Sequence[str], store: Store, began_at: str
+) -> Iterator[Annotation]:
+    """The annotation of each row that has an answer or failed for good; others are left out.
+
+    A failure that may pass counts only when it is of this pass, one that began at ``began_at``;
+    so does an unreadable first answer only once the row was asked again, or could not be.
+    """
     answers = store.answers(keys)
     spent = store.spent(keys)
     failures = store.failures(keys)
@@ -153,16 +163,21 @@ def annotations_of(questions: Questions, keys: Sequence[str], store: Store) -> I
     for index, key in enumerate(keys):
         question = questions[index]
         stored = answers.get(key, [])
-        if stored:
-            best = best_reading(question, stored)
+        failed = failures.get(key)
+        if failed is not None and not failed.is_permanent and failed.failed_at < began_at:
+            failed = None
+        best = best_reading(question, stored) if stored else None
+        if best is not None and best.failure and best.ask_again and len(stored) < ATTEMPTS:
+            best = None if failed is None else best
+        if best is not None:
             ranking, repairs, failure = best.ranking, best.repairs, best.failure
-        elif key in failures:
-            ranking, repairs = np.zeros(0, np.int64), ()
-            failure = failures[key].reason
+        elif failed is not None:
+            ranking, repairs, failure = np.zeros(0, np.int64), (), failed.reason
         else:
             continue
         paid = spent.get(key, nothing)
         yield Annotation(
+            row=index,
             key=key,
             session_id=question.session_id,
             ranking=ranking,

@@ -156,12 +156,14 @@ class RankQuestions:
         catalogue: the titles.
         domain: what the items are, in a word or two.
         endpoint: who is asked; its address is not part of the keys, its identity is.
+        max_output_tokens: limit of one answer; None = what a ranking of that length takes.
     """
 
     requests: Sequence[RankRequest]
     catalogue: Catalogue
     domain: str
     endpoint: Endpoint
+    max_output_tokens: int | None = None
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -169,7 +171,7 @@ class RankQuestions:
     def __getitem__(self, index: int) -> RankQuestion:
         request = self.requests[index]
         titles = tuple(self._title(item) for item in request.candidates)
-        limit = prompts.rank_output_tokens(request.wanted)
+        limit = self.max_output_tokens or prompts.rank_output_tokens(request.wanted)
         messages = prompts.rank_messages(
             [self._title(item) for item in request.history],
             titles,

@@ -75,8 +75,14 @@ def annotate(job: AnnotationJob, progress: Tell | None = None) -> AnnotationOutc
     teacher = teacher_of(job.llm)
     if isinstance(teacher, RecordedTeacher):
         return replay(job, teacher)
-    questions = RankQuestions(job.requests, job.catalogue, job.domain, teacher.describe())
+    questions = rank_questions(job, teacher.describe())
     return ask_all(job, teacher, questions, progress)
+
+
+def rank_questions(job: AnnotationJob, endpoint: Endpoint) -> RankQuestions:
+    """The ranking questions of ``job``, for ``endpoint``."""
+    limit = job.annotation.max_output_tokens
+    return RankQuestions(job.requests, job.catalogue, job.domain, endpoint, limit)
 
 
 def teacher_of(llm: LLMConfig) -> Any:
@@ -112,7 +118,7 @@ def open_desk(
     questions: Questions,
     database: Database,
     *,
-    is_planned: bool = False,
+    begun: Pass | None = None,
 ) -> tuple[Desk, Pass, Rates]:
     """The desk with the rows that are left to ask, once the cap is known to cover them.
 
@@ -121,17 +127,19 @@ def open_desk(
         endpoint: who is asked.
         questions: its rows.
         database: the books, open for writing.
-        is_planned: the cap was compared with the expected cost already.
+        begun: the pass, when this opens its desk again: its cap was compared with the cost then.
 
     Raises:
         InputError: the price is not known.
         BudgetError: the cap cannot cover them and ``annotation.partial`` is not set.
     """
     rates = rates_of(endpoint)
-    desk = Desk(database, job.budget_name, job.caps, job.run_id)
+    last_hold = begun.last_hold if begun else None
+    desk = Desk(database, job.budget_name, job.caps, job.run_id, last_hold)
     at = passes.begin(questions, desk.store)
+    at.last_hold = desk.last_hold
     left = entries.left(desk.ledger.state(job.budget_name))
-    planning.check(at.plan(rates, left), job.annotation.partial or is_planned)
+    planning.check(at.plan(rates, left), job.annotation.partial or begun is not None)
     desk.ledger.note_rates(job.budget_name, endpoint.model, rates)
     desk.add(at.pending, at.first_answers, endpoint=endpoint.identity, model=endpoint.model)
     return desk, at, rates
@@ -147,7 +155,7 @@ def replay(job: AnnotationJob, teacher: RecordedTeacher) -> AnnotationOutcome:
     with Database(job.books, wait_seconds=WRITER_SECONDS) as database:
         desk = Desk(database, job.budget_name, job.caps, job.run_id)
         with database.transaction():
-            rows = [_replayed(job, teacher, request, desk.store) for request in job.requests]
+            rows = [_replayed(job, teacher, row, desk.store) for row in range(len(job.requests))]
         state = desk.ledger.state(job.budget_name)
     failed = sum(bool(row.failure) for row in rows)
     reason = f"{failed} of {len(rows)} recorded rankings cannot be used" if failed else ""
@@ -215,15 +223,15 @@ async def _work(
         local.close()
 
 
-def _replayed(
-    job: AnnotationJob, teacher: RecordedTeacher, request: RankRequest, store: Store
-) -> Annotation:
+def _replayed(job: AnnotationJob, teacher: RecordedTeacher, row: int, store: Store) -> Annotation:
+    request = job.requests[row]
     identity = ["replay", teacher.fingerprint, request.session_id]
     key = canonical_hash(identity, 64)
     recorded = teacher.ranking(request.session_id)
     if recorded is None:
+        nothing = request.candidates[:0]
         return Annotation(
-            key, request.session_id, request.candidates[:0], (), 0, 0, 0, "not in the recording"
+            row, key, request.session_id, nothing, (), 0, 0, 0, "not in the recording"
         )
     found = parse.parse_recorded(recorded, len(job.catalogue), request.wanted)
     if key not in store.answers([key]):
@@ -245,4 +253,6 @@ def _replayed(
         repairs=found.repairs,
         failure=found.failure,
     )
-    return Annotation(key, request.session_id, found.ranking, found.repairs, 0, 0, 0, found.failure)
+    return Annotation(
+        row, key, request.session_id, found.ranking, found.repairs, 0, 0, 0, found.failure
+    )

@@ -88,7 +88,7 @@ class RunDisplay:
             self.last_line = now
             left = (total - done) * (now - self.started) / max(done, 1)
             self.console.print(
-                f"  {self.name}: {done}/{total} {rate}, at most {left:.0f} s left; {text}"
+                f"  {self.name}: {done}/{total} {rate}, about {left:.0f} s left; {text}"
             )
 
     def _end_task(self) -> None:

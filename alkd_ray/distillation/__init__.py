@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from alkd_ray.config import TrainingConfig
 from alkd_ray.recommenders import Backbone, Recommender
@@ -34,7 +34,13 @@ class Knowledge:
 
 
 class Distiller(Protocol):
-    """Changes the student in place."""
+    """Changes the student in place.
+
+    Attributes:
+        needs_rankings: whether it reads LLM rankings; without them nothing is selected or bought.
+    """
+
+    needs_rankings: ClassVar[bool]
 
     def distill(
         self,

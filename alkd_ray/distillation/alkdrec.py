@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -61,6 +62,8 @@ class ALKDRec:
             if self.reference_bands and any(alpha % 1 for alpha in self.alphas):
                 raise ValueError("with reference_bands the alphas must be whole numbers")
             return self
+
+    needs_rankings: ClassVar[bool] = True
 
     def __init__(
         self, alphas: Sequence[float], bands: Sequence[int], reference_bands: bool

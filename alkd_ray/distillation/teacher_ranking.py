@@ -7,6 +7,7 @@ for Session-Based Recommendation, AAAI 2025.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -33,6 +34,8 @@ class TeacherRanking:
         """Options."""
 
         top: int = Field(25, ge=1, description="items of the teacher's list")
+
+    needs_rankings: ClassVar[bool] = False
 
     def __init__(self, top: int) -> None:
         self.top = top

@@ -25,6 +25,8 @@ from alkd_ray.llm_teachers._completions import Answer, read_answer
 
 # Responses that mean "the whole run is misconfigured", not "this request is bad".
 HOPELESS_STATUS = frozenset({401, 403, 404})
+# A proxy gave up waiting: what stands behind it may have generated, and billed, an answer.
+GATEWAY_STATUS = frozenset({408, 502, 504, 522, 524})
 QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "quota_exceeded"})
 
 
@@ -68,7 +70,7 @@ class ChatClient:
         """Prepares the connection pool; nothing is sent.
 
         Raises:
-            InputError: the key's environment variable or file is named but not there.
+            InputError: the key's file cannot be read.
         """
         self.endpoint = endpoint
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
@@ -99,6 +101,10 @@ class ChatClient:
             )
             raw = response.text
         except openai.APIStatusError as error:
+            if error.status_code in GATEWAY_STATUS:
+                raise OutcomeUnknownError(
+                    f"HTTP {error.status_code} from a gateway; the endpoint may have answered"
+                ) from None
             raise _refused(error) from None
         except openai.APIConnectionError as error:
             if _never_sent(error):
@@ -114,10 +120,10 @@ class ChatClient:
 
 
 def api_key(endpoint: Endpoint) -> str:
-    """The key, from the environment or a file; "" when the endpoint needs none.
+    """The key, from a file or the environment; "" where there is none, as local servers need none.
 
     Raises:
-        InputError: what is named is not there.
+        InputError: the file cannot be read.
     """
     if endpoint.api_key_file:
         try:
@@ -136,7 +142,7 @@ def _refused(error: openai.APIStatusError) -> NotBilledError:
     code = str(body.get("code") or body.get("type") or "")
     said = " ".join(str(body.get("message") or error.response.text).split())[:300]
     is_quota = code in QUOTA_CODES
-    retryable = status in (408, 409, 425, 429) or status >= 500
+    retryable = status in (409, 425, 429) or status >= 500
     return NotBilledError(
         f"HTTP {status} {said}".strip(),
         status=status,

@@ -112,7 +112,7 @@ class OpenAIChat:
         here = self._endpoint
         host = urlsplit(here.base_url).hostname or ""
         has_key = here.api_key_file or os.environ.get(here.api_key_env)
-        if host.endswith("openai.com") and not has_key:
+        if (host == "openai.com" or host.endswith(".openai.com")) and not has_key:
             raise InputError(
                 f"llm.options.api_key_env: {here.base_url} needs a key, but the environment "
                 f"variable {here.api_key_env!r} is not set; export it"

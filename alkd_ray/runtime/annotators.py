@@ -13,9 +13,11 @@ import os
 import time
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alkd_ray.annotation import passes, worker
 from alkd_ray.annotation.asking import Asker, AskingSettings
@@ -51,7 +53,7 @@ def annotate(job: AnnotationJob, progress: Tell | None = None) -> AnnotationOutc
     if isinstance(teacher, RecordedTeacher):
         return worker.replay(job, teacher)
     described = teacher.describe()
-    questions = RankQuestions(job.requests, job.catalogue, job.domain, described)
+    questions = worker.rank_questions(job, described)
     # The books are opened here first: what cannot be paid, or is there already, needs no actors.
     with Database(job.books, wait_seconds=worker.WRITER_SECONDS) as database:
         desk, at, rates = worker.open_desk(job, described, questions, database)
@@ -71,21 +73,22 @@ class _Desk:
         self._begun = asyncio.Event()
         self._opening = asyncio.Lock()
 
-    async def begin(self, job: AnnotationJob, questions: RankQuestions) -> None:
+    async def begin(self, job: AnnotationJob, questions: RankQuestions, at: Pass) -> None:
         """Opens the books; says nothing new to a desk that has begun."""
         async with self._opening:
             if self._begun.is_set():
                 return
-            await asyncio.get_running_loop().run_in_executor(None, self._open, job, questions)
+            await asyncio.get_running_loop().run_in_executor(None, self._open, job, questions, at)
             self._local = LocalDesk(self._desk)
             self._begun.set()
 
-    def _open(self, job: AnnotationJob, questions: RankQuestions) -> None:
+    def _open(self, job: AnnotationJob, questions: RankQuestions, at: Pass) -> None:
         # The driver has just closed the books, or the process that had them has just died.
         self._database = Database(job.books, wait_seconds=worker.WRITER_SECONDS)
         self._questions = questions
-        self._desk, self._at, _ = worker.open_desk(
-            job, questions.endpoint, questions, self._database, is_planned=True
+        self._at = at
+        self._desk, _, _ = worker.open_desk(
+            job, questions.endpoint, questions, self._database, begun=at
         )
 
     async def apply(self, operations: Sequence[Any]) -> list[Any]:
@@ -203,13 +206,22 @@ class _Driver:
         self.deaths = 0
         self.started = 0
         self.environment = {"env_vars": _keys_environment(endpoint)}
+        # An endpoint of this machine is not to be found from another node.
+        is_local = urlsplit(endpoint.base_url).hostname in ("127.0.0.1", "localhost", "::1")
+        self.placed: dict[str, Any] = {"scheduling_strategy": _here()} if is_local else {}
         self.questions = ray.put(questions)
         self.desk: Any = (
             ray.remote(_Desk)
-            .options(num_cpus=ACTOR_CPUS, max_restarts=DESK_RESTARTS, max_task_retries=0)
+            .options(
+                num_cpus=ACTOR_CPUS,
+                max_restarts=DESK_RESTARTS,
+                max_task_retries=0,
+                scheduling_strategy=_here(),
+            )
             .remote()
         )
         self.desk_job = ray.put(job)
+        self.desk_pass = ray.put(at)
         self.running: dict[Any, tuple[str, Any]] = {}
 
     def run(self) -> AnnotationOutcome:
@@ -246,7 +258,7 @@ class _Driver:
         patience_ends = time.monotonic() + DESK_PATIENCE_SECONDS
         while True:
             try:
-                ray.get(self.desk.begin.remote(self.desk_job, self.questions))
+                ray.get(self.desk.begin.remote(self.desk_job, self.questions, self.desk_pass))
                 return ray.get(getattr(self.desk, method).remote(*arguments))
             except RayActorError as error:
                 if time.monotonic() > patience_ends:
@@ -256,6 +268,8 @@ class _Driver:
                         "same command goes on"
                     ) from error
                 time.sleep(DESK_RETRY_SECONDS)
+            except RayTaskError as error:
+                raise _said_by_actor(error) from error
 
     def _start(self) -> None:
         self.started += 1
@@ -264,7 +278,7 @@ class _Driver:
         settings = AskingSettings(name, annotation.in_flight, annotation.tries, self.started)
         actor: Any = (
             ray.remote(_Annotator)
-            .options(num_cpus=ACTOR_CPUS, runtime_env=self.environment)
+            .options(num_cpus=ACTOR_CPUS, runtime_env=self.environment, **self.placed)
             .remote(self.questions, self.endpoint, self.rates, self.desk, settings)
         )
         self.running[actor.run.remote()] = (name, actor)
@@ -283,8 +297,21 @@ class _Driver:
                     "command goes on"
                 ) from error
             self._start()
+        except RayTaskError as error:
+            raise _said_by_actor(error) from error
         else:
             ray.kill(actor)
+
+
+def _said_by_actor(error: RayTaskError) -> BaseException:
+    """What the actor's code raised, if it is meant for the user, else the whole."""
+    cause = error.cause
+    return cause if isinstance(cause, AlkdError) else error
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    """This node: the books are on its disk."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _keys_environment(endpoint: Endpoint) -> dict[str, str]:

@@ -17,7 +17,7 @@ from alkd_ray.pipeline import Engines, RunResult
 from alkd_ray.scoring import ScoreJob, score_in_process
 from alkd_ray.stages import Context, Listener
 
-# Below this many sessions one process scores faster than Ray Data starts (docs/training.md).
+# For engine `auto`: below this many sessions one process is done before Ray Data has started.
 RAY_DATA_FROM_SESSIONS = 2_000_000
 
 
