@@ -46,7 +46,7 @@ fix: setup-dev
 	$(BIN)/ruff format .
 
 test: setup-dev browser check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow' $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow' -n 2 --dist loadfile $(PYTEST_ARGS)
 
 # Writes constraints.txt anew from what is installed.
 lock: setup-dev

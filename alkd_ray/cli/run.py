@@ -88,6 +88,8 @@ def _print_outcome(finished: Finished) -> None:
         for line in summary.sentences(result):
             console.print(line)
         console.print(f"report   {result.report.folder / 'report.html'}", soft_wrap=True)
+    for line in finished.lines:
+        console.print(line, soft_wrap=True)
     if result.status != "complete":
         console.print(f"{result.status}: {result.reason}", soft_wrap=True)
     if finished.tracking_run_id:

@@ -66,6 +66,6 @@ def embed_candidates(backbone: Backbone, items: Tensor) -> Tensor:
     own = getattr(backbone, "embed_candidates", None)
     if own is not None:
         return own(items)
-    from torch.nn import functional
+    from alkd_ray.recommenders._lookup import rows_of
 
-    return functional.embedding(items, backbone.item_table())
+    return rows_of(backbone.item_table(), items)

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from alkd_ray.recommenders._lookup import means_of
 from alkd_ray.recommenders._parameters import (
     append_bias,
     append_one,
@@ -96,15 +97,19 @@ class Fpmc(nn.Module):
         Returns:
             ``[B, dim]`` float32, or ``[B, dim + 1]`` with the item bias (the last column is 1).
         """
-        lengths = mask.sum(1)  # [B]
-        # Bags without their padding: half the time of a padded bag at dim 100.
-        mean = functional.embedding_bag(
-            items[mask],
-            self.input_item_embedding,
-            lengths.cumsum(0) - lengths,
-            per_sample_weights=self._weights(mask),
-            mode="mean" if self.position_logits is None else "sum",
-        )  # [B, dim]
+        weights = self._weights(mask)
+        if weights is None:
+            mean = means_of(self.input_item_embedding, items, mask)  # [B, dim]
+        else:
+            lengths = mask.sum(1)  # [B]
+            # Bags without their padding: half the time of a padded bag at dim 100.
+            mean = functional.embedding_bag(
+                items[mask],
+                self.input_item_embedding,
+                lengths.cumsum(0) - lengths,
+                per_sample_weights=weights,
+                mode="sum",
+            )  # [B, dim]
         if self.mixing is not None:
             mean = torch.tanh(functional.linear(mean, self.mixing, self.mixing_bias))
         return append_one(mean, self.item_bias)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alkd_ray import __version__, artifacts, pipeline, plans
+from alkd_ray import __version__, artifacts, pipeline, plans, reached
 from alkd_ray.annotation import worker
 from alkd_ray.annotation.planning import Plan
 from alkd_ray.config import RunConfig
@@ -31,6 +31,7 @@ class Finished:
         tracking_uri: MLflow's store, "" when it was not used.
         tracking_run_id: the MLflow run that holds the students' runs, "" when there is none.
         warning: why MLflow has no run although it should; "" normally.
+        lines: what a run that ends before its report has to show.
     """
 
     result: RunResult
@@ -38,6 +39,7 @@ class Finished:
     tracking_uri: str = ""
     tracking_run_id: str = ""
     warning: str = ""
+    lines: tuple[str, ...] = ()
 
 
 def execute(config: RunConfig, listener: Listener, until: str = "report") -> Finished:
@@ -54,15 +56,22 @@ def execute(config: RunConfig, listener: Listener, until: str = "report") -> Fin
     finally:
         _end_ray()
     record = root / "records" / result.run_id / "run.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
     earlier = _earlier(record)
     found = _describe(result)
-    finished = Finished(result, record)
+    lines = reached.lines(Context(config, root, listener), result, until)
+    finished = Finished(result, record, lines=tuple(lines))
     if result.report is not None and config.tracking.enabled:
         finished = _track(
             result, record, earlier if earlier.get("outputs") == found["outputs"] else {}
         )
-    found["tracking"] = {"uri": finished.tracking_uri, "run_id": finished.tracking_run_id}
-    record.parent.mkdir(parents=True, exist_ok=True)
+    if until in ("evaluation", "report") and "ranks of student" in result.by_seed:
+        artifacts.write_json(record.with_name("metrics.json"), reached.metrics(result))
+    if until == "report":
+        found["tracking"] = {"uri": finished.tracking_uri, "run_id": finished.tracking_run_id}
+    else:  # the same config was run further before: what it made then is still there
+        found["outputs"] = {**earlier.get("outputs", {}), **found["outputs"]}
+        found["tracking"] = earlier.get("tracking", {"uri": "", "run_id": ""})
     artifacts.write_json(record, found)
     return finished
 

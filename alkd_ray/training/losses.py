@@ -59,16 +59,18 @@ def pairwise_gradients(
     Returns:
         ``[B, d]``, ``[B, d]`` and the loss or None.
     """
-    gaps = encoded @ positives.T  # [B, B]
-    gaps -= gaps.diagonal().clone()[:, None]
+    # A further column takes S_ii off in the product itself, and a further row of ones adds up the
+    # rows of G in the one after it: two passes over [B, B] less.
+    own = (encoded * positives).sum(1, keepdim=True)  # [B, 1]
+    extended = functional.pad(positives, (0, 1), value=1.0)  # [B, d + 1]
+    gaps = torch.cat([encoded, -own], 1) @ extended.T  # [B, B]
     value = None
     if want_value:
         value = float((functional.softplus(gaps).mean(1) * shares).sum())
     pull = gaps.sigmoid_()  # [B, B], G without its factors w_i / B
     factors = (shares / len(shares))[:, None]  # [B, 1]
-    total = pull.sum(1, keepdim=True) * factors  # [B, 1]
     # Products with few columns are up to 10 times slower on CPU than their transposes.
-    pulled = (positives.T @ pull.T).T * factors  # [B, d]
+    pulled, total = ((extended.T @ pull.T).T * factors).tensor_split([positives.shape[1]], 1)
     pulled_back = ((encoded * factors).T @ pull).T  # [B, d]
     return (
         torch.addcmul(pulled, total, positives, value=-1),  # [B, d]

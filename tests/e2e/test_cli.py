@@ -66,7 +66,9 @@ def test_config_show_resolves_everything(alkd: CommandLine) -> None:
 
 def test_a_budget_too_large_for_the_data(alkd: CommandLine, tmp_path: Path) -> None:
     here = CommandLine(tmp_path / "home", alkd.config)
-    done = here("select", str(alkd.config), "selection.budget=5000", status=2)
+    done = here(
+        "select", str(alkd.config), "selection.budget=5000", "difficulty.engine=local", status=2
+    )
     assert "selection.budget is 5000" in done.stderr
 
 

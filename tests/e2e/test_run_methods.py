@@ -50,7 +50,8 @@ def test_a_plan_sends_nothing_and_a_run_pays_what_it_said(
     assert bought["status"] == "complete"
     least, most = plan["least"]["microusd"], plan["most"]["microusd"]
     assert least < bought["settled_microusd"] < most
-    assert abs(plan["expected"]["microusd"] / bought["settled_microusd"] - 1) < 0.5
+    # An estimate for people: right within a factor of two.
+    assert 0.5 < plan["expected"]["microusd"] / bought["settled_microusd"] < 2
     again = json.loads(here("annotate", "plan", str(alkd.config), *LOCAL, "--json").stdout)
     assert again["to_send"] == 0
 

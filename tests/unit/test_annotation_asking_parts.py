@@ -1,0 +1,168 @@
+"""The small parts of a pass: groups of operations, the pace, plans, keys."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alkd_ray.annotation import planning, pricing
+from alkd_ray.annotation.grouping import Grouped
+from alkd_ray.annotation.pace import Pace
+from alkd_ray.annotation.planning import Size
+from alkd_ray.annotation.questions import RankQuestions, size_in_bytes
+from alkd_ray.errors import BudgetError
+from alkd_ray.llm_teachers import Endpoint
+from alkd_ray.types import Caps
+from tests.annotation_rows import RATES, catalogue, requests
+
+ENDPOINT = Endpoint("http://host/v1", "http://host/v1", "model", temperature=0.0)
+
+
+def test_operations_that_wait_share_a_group_and_keep_their_order() -> None:
+    groups: list[list[int]] = []
+
+    async def apply(operations: Sequence[int]) -> list[int]:
+        groups.append(list(operations))
+        await asyncio.sleep(0.01)
+        return [-operation for operation in operations]
+
+    async def main() -> list[int]:
+        grouped = Grouped(apply, most=50)
+        return list(await asyncio.gather(*[grouped.do(number) for number in range(120)]))
+
+    assert asyncio.run(main()) == [-number for number in range(120)]
+    assert [number for group in groups for number in group] == list(range(120))
+    assert max(map(len, groups)) == 50
+    assert len(groups) <= 4
+
+
+def test_an_error_reaches_every_operation_of_its_group_and_no_other() -> None:
+    async def apply(operations: Sequence[str]) -> Sequence[str]:
+        await asyncio.sleep(0)
+        if "bad" in operations:
+            raise ValueError("disk full")
+        return operations
+
+    async def main() -> tuple[list[Any], str]:
+        grouped = Grouped(apply)
+        first = await asyncio.gather(
+            grouped.do("bad"), grouped.do("with it"), return_exceptions=True
+        )
+        return first, await grouped.do("later")
+
+    first, later = asyncio.run(main())
+    assert [str(error) for error in first] == ["disk full", "disk full"]
+    assert later == "later"
+
+
+def test_the_pace_bounds_what_is_in_flight_and_shrinks_after_a_429() -> None:
+    async def main() -> tuple[int, int, float]:
+        pace = Pace(8)
+        most = 0
+
+        async def one() -> None:
+            nonlocal most
+            async with pace.slot():
+                most = max(most, pace.in_flight)
+                await asyncio.sleep(0.002)
+
+        await asyncio.gather(*[one() for _ in range(40)])
+        before, most = most, 0
+        pace.slowed(0.05)
+        started = asyncio.get_running_loop().time()
+        await asyncio.gather(*[one() for _ in range(20)])
+        return before, most, asyncio.get_running_loop().time() - started
+
+    before, after, seconds = asyncio.run(main())
+    assert before == 8
+    assert after == 5  # 0.7 of it
+    assert seconds >= 0.05
+
+
+def test_the_pace_grows_back_with_answers() -> None:
+    async def main() -> tuple[float, float]:
+        pace = Pace(8)
+        pace.slowed(0)
+        low = pace.limit
+        for _ in range(60):
+            await pace.answered()
+        return low, pace.limit
+
+    low, high = asyncio.run(main())
+    assert low == pytest.approx(5.6)
+    assert high == 8
+
+
+def test_a_key_is_that_of_what_determines_the_answer() -> None:
+    rows = requests(3)
+    titles = catalogue()
+    questions = RankQuestions(rows, titles, "books", ENDPOINT)
+    keys = {questions[row].key for row in range(3)}
+    assert len(keys) == 3
+    same = RankQuestions(rows, titles, "books", replace(ENDPOINT, base_url="http://other:1/v1"))
+    assert same[0].key == questions[0].key
+    for other in (
+        RankQuestions(rows, titles, "films", ENDPOINT),
+        RankQuestions(rows, titles, "books", replace(ENDPOINT, identity="elsewhere")),
+        RankQuestions(rows, titles, "books", replace(ENDPOINT, model="other")),
+        RankQuestions(rows, titles, "books", replace(ENDPOINT, temperature=1.0)),
+        RankQuestions(rows, titles, "books", replace(ENDPOINT, extra_body={"seed": 1})),
+        RankQuestions(rows, titles, "books", ENDPOINT, max_output_tokens=999),
+        RankQuestions(
+            [replace(r, hints="go on in order") for r in rows], titles, "books", ENDPOINT
+        ),
+    ):
+        assert other[0].key not in keys
+
+
+def test_held_bytes_bound_what_is_sent() -> None:
+    question = RankQuestions(requests(1), catalogue(), "b\u00fccher", ENDPOINT)[0]
+    sent = {
+        **question.body,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "ranking", "strict": True, "schema": question.schema},
+        },
+    }
+    content = "".join(message["content"] for message in question.body["messages"])
+    bound = size_in_bytes(question.body, question.schema)
+    assert bound >= len(content.encode()) + len(json.dumps(question.schema))
+    assert bound >= 0.98 * len(json.dumps(sent, ensure_ascii=False).encode())
+
+
+def test_a_plan_adds_up_and_refuses_what_cannot_end_under_the_cap() -> None:
+    rates = pricing.rates_of("model", "http://host/v1", RATES)
+    sizes = [Size(4_000, 25, 264)] * 100
+    plan = planning.plan(sizes, 130, rates, Caps(microusd=10_000))
+    assert (plan.requests, plan.to_send) == (130, 100)
+    assert plan.least.microusd < plan.expected.microusd < plan.most.microusd
+    one = pricing.worst_case(rates, 4_000, 264)
+    assert plan.most.microusd == 100 * one.microusd
+    assert plan.dearest == one
+    with pytest.raises(BudgetError, match=r"the 100 requests .* the cap leaves 0\.01 USD"):
+        planning.check(plan, is_partial_allowed=False)
+    planning.check(plan, is_partial_allowed=True)
+    planning.check(planning.plan(sizes, 130, rates, Caps(microusd=100_000)), False)
+    with pytest.raises(BudgetError, match=r"more than the 99 .* raise budget\.requests"):
+        planning.check(planning.plan(sizes, 130, rates, Caps(requests=99)), False)
+    with pytest.raises(BudgetError, match=r"tokens.* raise budget\.tokens"):
+        planning.check(planning.plan(sizes, 130, rates, Caps(tokens=999)), False)
+    planning.check(planning.plan([], 130, rates, Caps(requests=0)), False)
+
+
+def test_a_reading_prefers_what_was_accepted_then_what_is_longer() -> None:
+    question = RankQuestions(requests(1), catalogue(), "books", ENDPOINT)[0]
+    full = question.read(json.dumps({"ranking": list(range(1, 11))}))
+    short = question.read(json.dumps({"ranking": [1, 2, 3]}))
+    nothing = question.read("I cannot help with that.")
+    assert max([nothing, short, full], key=lambda reading: reading.worth) is full
+    assert (full.ask_again, full.failure) == ("", "")
+    assert "3 different candidates, 10 are wanted" in short.ask_again
+    assert nothing.failure
+    assert np.array_equal(full.ranking, question.candidates[:10])
