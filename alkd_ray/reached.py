@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +12,8 @@ from alkd_ray import selecting
 from alkd_ray.artifacts import StageOutput
 from alkd_ray.evaluation.metrics import summary as summarise
 from alkd_ray.evaluation.ranks import read_ranks
+from alkd_ray.results import RunResult
 from alkd_ray.stages import Context
-
-if TYPE_CHECKING:
-    from alkd_ray.pipeline import RunResult
 
 
 def lines(context: Context, result: RunResult, until: str) -> list[str]:

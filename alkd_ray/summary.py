@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,12 +17,10 @@ from alkd_ray.evaluation.comparison import Role, SystemRow
 from alkd_ray.evaluation.composition import CUTOFF, Composition, compose
 from alkd_ray.evaluation.ranks import read_ranks, top_items
 from alkd_ray.report import Cost, ReportData, SelectionView
+from alkd_ray.results import RunResult
 from alkd_ray.stages import Context
 from alkd_ray.training import checkpoint
 from alkd_ray.types import Ranks, SessionSet
-
-if TYPE_CHECKING:
-    from alkd_ray.pipeline import RunResult
 
 REPORT_VERSION = 1
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from alkd_ray.runtime.tracking import DatasetInput, StudentRun
+    from alkd_ray.runtime._mlflow_records import DatasetInput, StudentRun
 
 MODEL_NAME = "student"
 KEY_TAG = "alkd.run_key"

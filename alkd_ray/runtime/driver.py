@@ -14,7 +14,8 @@ from alkd_ray.annotation import worker
 from alkd_ray.annotation.planning import Plan
 from alkd_ray.config import RunConfig
 from alkd_ray.errors import AlkdError
-from alkd_ray.pipeline import Engines, RunResult
+from alkd_ray.pipeline import Engines
+from alkd_ray.results import RunResult
 from alkd_ray.scoring import ScoreJob, score_in_process
 from alkd_ray.stages import Context, Listener
 

@@ -10,7 +10,7 @@ from typing import Any
 from alkd_ray import artifacts, stages
 from alkd_ray.evaluation.metrics import summary as summarise
 from alkd_ray.evaluation.ranks import read_ranks
-from alkd_ray.pipeline import RunResult
+from alkd_ray.results import RunResult
 from alkd_ray.runtime import tracking
 from alkd_ray.runtime.tracking import DatasetInput, StudentRun, TrackedRun
 from alkd_ray.serving.export import export
