@@ -27,7 +27,7 @@ from alkd_ray.artifacts import StageOutput
 from alkd_ray.bought import Bought, Cost
 from alkd_ray.config import RunConfig, canonical_hash
 from alkd_ray.errors import InputError
-from alkd_ray.llm_teachers import RecordedTeacher
+from alkd_ray.llm_teachers import ChatTeacher, RecordedTeacher
 from alkd_ray.seeds import numpy_stream
 from alkd_ray.stages import Context
 from alkd_ray.types import (
@@ -65,6 +65,18 @@ def caps(config: RunConfig) -> Caps:
     budget = config.budget
     dollars = None if budget.dollars is None else round(budget.dollars * 1_000_000)
     return Caps(dollars, budget.tokens, budget.requests)
+
+
+def check(config: RunConfig) -> None:
+    """Refuses a teacher that could not be asked, before anything is made for it.
+
+    Raises:
+        InputError: a price is not known, or a key is missing.
+    """
+    teacher = worker.teacher_of(config.llm)
+    if isinstance(teacher, ChatTeacher):
+        worker.rates_of(teacher.describe())
+        teacher.check()
 
 
 def recorded_ids(config: RunConfig) -> IntArray | None:

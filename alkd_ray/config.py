@@ -245,8 +245,8 @@ def make(given: dict[str, Any], where: str = "config") -> RunConfig:
     base = preset_values(preset) if preset in ("paper", "strong") else {}
     by_backbone = base.pop("backbone_options", {})
     merged = merge(base, given)
-    for role in ("teacher", "student"):
-        merged[role] = _with_options(merged.get(role), by_backbone)
+    for role in {"teacher", "student"} & set(merged):
+        merged[role] = _with_options(merged[role], by_backbone)
     try:
         config = RunConfig.model_validate(merged)
     except ValidationError as error:

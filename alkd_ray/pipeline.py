@@ -72,6 +72,8 @@ def run(
             f"distillation.method {config.distillation.method!r} reads no LLM rankings, so there "
             f"is no stage {until!r}; choose a method that does, e.g. alkdrec"
         )
+    if until in STAGES[5:] and needs_rankings(config):
+        buying.check(config)
     context = stages.Context(config, root, listener)
     data = stages.import_sessions(context)
     result = RunResult(config, run_id_of(config), data)

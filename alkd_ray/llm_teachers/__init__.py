@@ -58,6 +58,14 @@ class ChatTeacher(Protocol):
         """The endpoint, without starting or asking anything."""
         ...
 
+    def check(self) -> None:
+        """Refuses what cannot work on this machine, without starting or asking anything.
+
+        Raises:
+            InputError: a key is missing.
+        """
+        ...
+
     def endpoint(self) -> AbstractContextManager[Endpoint]:
         """The endpoint, ready to be asked; a server that was started for it ends on exit."""
         ...

@@ -104,11 +104,12 @@ class OpenAIChat:
 
     @contextmanager
     def endpoint(self) -> Iterator[Endpoint]:
-        """See :class:`alkd_ray.llm_teachers.ChatTeacher`; nothing has to be started.
+        """See :class:`alkd_ray.llm_teachers.ChatTeacher`; nothing has to be started."""
+        self.check()
+        yield self._endpoint
 
-        Raises:
-            InputError: the endpoint is OpenAI's own and there is no key.
-        """
+    def check(self) -> None:
+        """See :class:`alkd_ray.llm_teachers.ChatTeacher`; only OpenAI's own needs a key."""
         here = self._endpoint
         host = urlsplit(here.base_url).hostname or ""
         has_key = here.api_key_file or os.environ.get(here.api_key_env)
@@ -117,4 +118,3 @@ class OpenAIChat:
                 f"llm.options.api_key_env: {here.base_url} needs a key, but the environment "
                 f"variable {here.api_key_env!r} is not set; export it"
             )
-        yield here

@@ -58,6 +58,9 @@ class Simulated:
             timeout_seconds=self.timeout_seconds,
         )
 
+    def check(self) -> None:
+        """See :class:`alkd_ray.llm_teachers.ChatTeacher`; it needs nothing."""
+
     @contextmanager
     def endpoint(self) -> Iterator[Endpoint]:
         """See :class:`alkd_ray.llm_teachers.ChatTeacher`.

@@ -43,6 +43,20 @@ def test_every_verb_has_help(alkd: CommandLine) -> None:
         (["run", "quickstart", "student.dim=0"], "student.dim"),
         (["run", "quickstart", "student.backbone=gru"], "unknown name 'gru'"),
         (["run", "quickstart", "oops"], "key=value"),
+        (["run", "quickstart", "preset=fast"], "'paper' or 'strong' (it is 'fast')"),
+        (
+            [
+                "run",
+                "quickstart",
+                "llm={teacher: openai-chat, options: {model: gpt-4o-mini, "
+                "api_key_env: NO_SUCH_KEY}}",
+            ],
+            "'NO_SUCH_KEY' is not set",
+        ),
+        (
+            ["run", "quickstart", "llm={teacher: openai-chat, options: {model: my-own}}"],
+            "has no known price",
+        ),
         (["config", "check", "quickstart", "budget.cents=3"], "no such field"),
         (["list", "kitchens"], "there is no room 'kitchens'"),
     ],
