@@ -86,10 +86,11 @@ class RunDisplay:
             )
         if not self.live and not self.quiet and now - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = now
-            left = (total - done) * (now - self.started) / max(done, 1)
-            self.console.print(
-                f"  {self.name}: {done}/{total} {rate}, about {left:.0f} s left; {text}"
-            )
+            left = ""
+            if done:
+                seconds = (total - done) * (now - self.started) / done
+                left = f", about {seconds:.0f} s left"
+            self.console.print(f"  {self.name}: {done}/{total} {rate}{left}; {text}")
 
     def _end_task(self) -> None:
         if self.task is not None:
