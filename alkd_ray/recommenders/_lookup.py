@@ -32,7 +32,7 @@ def means_of(table: Tensor, items: Tensor, mask: Tensor) -> Tensor:
 
 def _added_up(count: int, items: Tensor, parts: Tensor) -> Tensor:
     total = torch.zeros((count, parts.shape[-1]), dtype=parts.dtype, device=parts.device)
-    return total.index_put_((items,), parts, accumulate=True)
+    return total.index_put_((items,), parts.contiguous(), accumulate=True)
 
 
 class _Rows(torch.autograd.Function):
@@ -58,6 +58,7 @@ class _Means(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         items, lengths = ctx.saved_tensors
-        shares = gradients[0] / lengths.clamp_min(1).unsqueeze(1)  # [B, d]
+        # Losses hand over transposed products; rows are copied several times faster when whole.
+        shares = gradients[0].contiguous() / lengths.clamp_min(1).unsqueeze(1)  # [B, d]
         parts = shares.repeat_interleave(lengths, 0, output_size=len(items))
         return _added_up(ctx.count, items, parts), None, None
