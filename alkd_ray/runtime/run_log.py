@@ -10,12 +10,11 @@ from typing import Any
 from alkd_ray import artifacts, stages
 from alkd_ray.evaluation.metrics import summary as summarise
 from alkd_ray.evaluation.ranks import read_ranks
+from alkd_ray.pipeline import ROLES
 from alkd_ray.results import RunResult
 from alkd_ray.runtime import tracking
 from alkd_ray.runtime.tracking import DatasetInput, StudentRun, TrackedRun
 from alkd_ray.serving.export import export
-
-ROLES = ("student", "teacher", "distilled")
 
 
 def log(result: RunResult, uri: str) -> TrackedRun:
