@@ -129,9 +129,26 @@ class AnnotationConfig(_Part):
     """How rankings are bought."""
 
     wanted: int = Field(default=25, ge=1, description="items in a ranking")
+    mode: Literal["live", "batch"] = Field(
+        default="live",
+        description="one request a question, or files of them for /v1/batches: cheaper, and ready "
+        "within a day",
+    )
     engine: Literal["ray", "local"] = "ray"
     actors: int = Field(default=1, ge=1)
     in_flight: int = Field(default=64, ge=1, description="requests in flight per actor")
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, description="the endpoint's limit; all actors together keep below it"
+    )
+    tokens_per_minute: int | None = Field(
+        default=None, ge=1, description="the same, prompt and completion tokens together"
+    )
+    batch_size: int = Field(
+        default=5_000, ge=1, le=50_000, description="most requests in one batch"
+    )
+    batch_poll_seconds: float = Field(
+        default=30.0, gt=0, description="wait between two looks at the batches under way"
+    )
     tries: int = Field(
         default=6,
         ge=1,

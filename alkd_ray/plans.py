@@ -9,6 +9,7 @@ from alkd_ray import buying
 from alkd_ray.annotation import entries, passes, planning, worker
 from alkd_ray.annotation import hints as hint_writer
 from alkd_ray.annotation.database import Database
+from alkd_ray.annotation.experience import Experience, learned
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.planning import Plan
 from alkd_ray.annotation.questions import HintsQuestion, Question, hints_question
@@ -71,8 +72,15 @@ def plan(
             requests |= {identity: request for identity, request in found}
         asked = replace(job, requests=tuple(requests.values()))
         second = passes.begin(worker.rank_questions(asked, endpoint), store)
-    rates = worker.rates_of(endpoint)
-    return planning.plan([*first.sizes, *second.sizes], first.unique + second.unique, rates, left)
+        experience = Experience()
+        if store is not None:
+            experience = learned(store.database, endpoint.identity, endpoint.model, ["rank"])
+    speed = worker.speed_of(config.annotation)
+    rates = worker.rates_of(endpoint)  # hints are asked live
+    hint_plan = planning.plan(first.sizes, first.unique, rates, left, experience, speed)
+    rates = worker.rates_of(endpoint, in_batches=config.annotation.mode == "batch")
+    ranking_plan = planning.plan(second.sizes, second.unique, rates, left, experience, speed)
+    return planning.together(hint_plan, ranking_plan)
 
 
 def _stored_hints(question: Question, store: Store | None) -> str:

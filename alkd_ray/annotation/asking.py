@@ -25,21 +25,25 @@ from alkd_ray.annotation.desk import (
     Release,
     Row,
     Stop,
+    TakeTurn,
     Verdict,
 )
 from alkd_ray.annotation.pace import Pace
 from alkd_ray.annotation.pricing import Rates
-from alkd_ray.annotation.questions import Question, Reading, size_in_bytes
+from alkd_ray.annotation.questions import Question, Reading, body_in_bytes, size_around
+from alkd_ray.annotation.turns import Turn
 from alkd_ray.llm_teachers import Endpoint
 from alkd_ray.llm_teachers._client import ChatClient, NotBilledError, OutcomeUnknownError
 from alkd_ray.llm_teachers._completions import Answer, read_answer
-from alkd_ray.types import Amounts
+from alkd_ray.types import Amounts, Usage
 
 BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MOST_SECONDS = 60.0
 # A 429 is the endpoint's way to slow us down, not a failing request: far more of them are borne.
 RATE_LIMITS_BORNE_PER_TRY = 10
 WAIT_FOR_MONEY_SECONDS = 0.05
+# Who waited longer for money than this has missed its turn, and takes another one.
+TURN_IS_GOOD_FOR_SECONDS = 1.0
 STRUCTURED_OUTPUT_ORDER = ("schema", "json", "off")
 
 
@@ -68,12 +72,14 @@ class AskingSettings:
         in_flight: most requests in flight.
         tries: most sendings of one attempt that end in an error or without an answer.
         seed: of the jitter of waits.
+        takes_turns: the endpoint's rate is limited, so the desk says when a request may leave.
     """
 
     worker: str
     in_flight: int
     tries: int
     seed: int = 0
+    takes_turns: bool = False
 
 
 class _PassOverError(Exception):
@@ -97,11 +103,12 @@ class Asker:
         self.desk = desk
         self.settings = settings
         self.pace = Pace(settings.in_flight)
-        self.structured = _Structured(endpoint)
+        self.structured = Structured(endpoint)
         self._rng = np.random.default_rng(settings.seed)  # jitter alone; no result depends on it
         self._pulled: deque[Row] = deque()
         self._pulling = asyncio.Lock()
         self._no_more = False
+        self._over = asyncio.Event()  # ends the waits of all lanes
 
     async def run(self) -> None:
         """Works until there are no more rows or the pass is over.
@@ -132,6 +139,7 @@ class Asker:
             except _PassOverError:
                 self._no_more = True
                 self._pulled.clear()
+                self._over.set()
 
     async def _next(self) -> Row | None:
         async with self._pulling:
@@ -191,13 +199,19 @@ class Asker:
         Raises:
             _PassOverError: nothing more may be sent.
         """
+        request_bytes = body_in_bytes(body)
         worst = pricing.worst_case(
-            self.rates, size_in_bytes(body, question.schema), question.max_output_tokens
+            self.rates,
+            request_bytes + size_around(body, question.schema),
+            question.max_output_tokens,
         )
         errors = rate_limits = 0
         while True:
             async with self.pace.slot():
+                turn = await self._turn(question, request_bytes)
                 held = await self._held(question, attempt, worst)
+                if held is None:
+                    continue
                 if isinstance(held, Answer):
                     return held
                 hold_id = held
@@ -211,7 +225,11 @@ class Asker:
                     await self.desk.do(LeaveUnresolved(hold_id, str(error)))
                     problem = error
                 else:
-                    await self._recorded(question, attempt, answer, hold_id, worst)
+                    taught_by = request_bytes if attempt == 1 else 0
+                    await self.desk.do(
+                        self._record(question, attempt, answer, hold_id, worst, taught_by, turn)
+                    )
+                    await self.pace.answered()
                     return answer
             if isinstance(problem, NotBilledError):
                 if problem.is_hopeless:
@@ -229,8 +247,25 @@ class Asker:
                 return await self._given_up(question.key, index, attempt, reason, False)
             await self._wait(problem, errors + rate_limits)
 
-    async def _held(self, question: Question, attempt: int, worst: Amounts) -> str | Answer:
-        """The id of a hold, or the answer that is there already."""
+    async def _turn(self, question: Question, request_bytes: int) -> Turn | None:
+        """Waits until the endpoint's rate admits a request; None where there is no limit.
+
+        Raises:
+            _PassOverError: nothing more may be sent.
+        """
+        if not self.settings.takes_turns:
+            return None
+        asked = TakeTurn(request_bytes, question.wanted, question.max_output_tokens)
+        while True:
+            turn: Turn = await self.desk.do(asked)
+            await self._pause(turn.seconds)
+            if turn.is_granted:
+                return turn
+
+    async def _held(self, question: Question, attempt: int, worst: Amounts) -> str | Answer | None:
+        """The id of a hold, or the answer that is there already; None: the turn was missed."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         while True:
             hold_id = uuid4().hex
             verdict: Verdict = await self.desk.do(
@@ -242,7 +277,23 @@ class Asker:
                 return read_answer(verdict.answer)
             if verdict.stop:
                 raise _PassOverError
-            await asyncio.sleep(WAIT_FOR_MONEY_SECONDS * (1 + self._rng.random()))
+            await self._pause(WAIT_FOR_MONEY_SECONDS * (1 + self._rng.random()))
+            if self.settings.takes_turns and loop.time() - began > TURN_IS_GOOD_FOR_SECONDS:
+                return None
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleeps, but not beyond the end of the pass.
+
+        Raises:
+            _PassOverError: it has ended.
+        """
+        if seconds <= 0:
+            return
+        try:
+            await asyncio.wait_for(self._over.wait(), seconds)
+        except TimeoutError:
+            return
+        raise _PassOverError
 
     async def _sent(
         self, client: ChatClient, hold_id: str, body: dict[str, Any], question: Question
@@ -253,27 +304,28 @@ class Asker:
             await asyncio.shield(self.desk.do(LeaveUnresolved(hold_id, "the worker was ended")))
             raise
 
-    async def _recorded(
-        self, question: Question, attempt: int, answer: Answer, hold_id: str, worst: Amounts
-    ) -> None:
-        usage = answer.usage
-        # An endpoint that reports no usage is taken to have billed the worst.
-        actual = worst
-        if usage is not None:
-            actual = Amounts(pricing.cost_microusd(self.rates, usage), usage.total_tokens, 1)
-        await self.desk.do(
-            Record(
-                hold_id,
-                question.key,
-                attempt,
-                answer.raw,
-                answer.finish_reason,
-                usage,
-                question.max_output_tokens,
-                actual,
-            )
+    def _record(
+        self,
+        question: Question,
+        attempt: int,
+        answer: Answer,
+        hold_id: str,
+        worst: Amounts,
+        taught_by: int,
+        turn: Turn | None,
+    ) -> Record:
+        return Record(
+            hold_id,
+            question.key,
+            attempt,
+            answer.raw,
+            answer.finish_reason,
+            answer.usage,
+            question.max_output_tokens,
+            billed(self.rates, answer.usage, worst),
+            taught_by,
+            turn.tokens if turn else 0,
         )
-        await self.pace.answered()
 
     async def _given_up(
         self, key: str, index: int, attempt: int, reason: str, is_permanent: bool
@@ -292,10 +344,17 @@ class Asker:
                 seconds = problem.retry_after_seconds + float(self._rng.random()) * 0.1
             if problem.status == 429:
                 self.pace.slowed(problem.retry_after_seconds or 0.0)
-        await asyncio.sleep(seconds)
+        await self._pause(seconds)
 
 
-class _Structured:
+def billed(rates: Rates, usage: Usage | None, worst: Amounts) -> Amounts:
+    """What an answer cost; without a usage block it is taken to have cost the worst."""
+    if usage is None:
+        return worst
+    return Amounts(pricing.cost_microusd(rates, usage), usage.total_tokens, 1)
+
+
+class Structured:
     """Which response format the endpoint accepts, found out once by asking."""
 
     def __init__(self, endpoint: Endpoint) -> None:

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alkd_ray.annotation.database import Database
+from alkd_ray.annotation.experience import Experience
 from alkd_ray.annotation.ledger import BREACHED, Ledger
 from alkd_ray.annotation.parse import PARSER_VERSION
 from alkd_ray.annotation.pricing import usd
 from alkd_ray.annotation.store import Store, StoredAnswer
+from alkd_ray.annotation.turns import AT_ONCE, Turn, Turns
 from alkd_ray.types import Amounts, Caps, LedgerState, Usage
 
 StopStatus = Literal["stopped", "breached"]
@@ -39,6 +41,15 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeTurn:
+    """Asks when a request may leave. Result: a :class:`~alkd_ray.annotation.turns.Turn`."""
+
+    request_bytes: int
+    wanted: int
+    max_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """Asks to send a request. Result: a :class:`Verdict`."""
 
@@ -48,6 +59,7 @@ class Hold:
     attempt: int
     worst: Amounts
     worker: str
+    batch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,8 @@ class Record:
 
     ``allowed_tokens`` is the limit of the output that was asked for: an endpoint that does not
     keep to it has no worst case, so the pass ends, whether or not the hold was large enough.
+    ``request_bytes`` teaches what a byte costs in tokens (0 = teaches nothing), ``turn_tokens`` is
+    what the request's turn was counted with.
     """
 
     hold_id: str
@@ -84,6 +98,8 @@ class Record:
     usage: Usage | None
     allowed_tokens: int
     actual: Amounts
+    request_bytes: int = 0
+    turn_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +205,8 @@ class Desk:
         caps: Caps,
         owner: str,
         last_hold: int | None = None,
+        turns: Turns | None = None,
+        experience: Experience | None = None,
     ) -> None:
         """Opens the budget; holds that a dead writer left become unresolved.
 
@@ -198,6 +216,8 @@ class Desk:
             caps: its caps.
             owner: the run.
             last_hold: number of the last hold before the pass; None = the pass begins now.
+            turns: the endpoint's rate; None = no limit.
+            experience: what is known of its tokens; it grows with the pass.
         """
         self.database = database
         self.ledger = Ledger(database)
@@ -215,6 +235,8 @@ class Desk:
         self._rows = self._failed = 0
         self.last_hold = self.ledger.last_number() if last_hold is None else last_hold
         self._stop: Stop | None = None
+        self._turns = turns
+        self._experience = experience or Experience()
 
     def add(
         self,
@@ -271,6 +293,8 @@ class Desk:
         match operation:
             case Pull():
                 return self._pull(operation)
+            case TakeTurn():
+                return self._turn(operation)
             case Hold():
                 return self._hold(operation)
             case Record():
@@ -306,6 +330,13 @@ class Desk:
             rows.append(Row(index, self._first_answers.get(index)))
         return tuple(rows)
 
+    def _turn(self, asked: TakeTurn) -> Turn:
+        if self._turns is None or self._stop is not None:
+            return AT_ONCE
+        known = self._experience
+        output = known.output(asked.wanted, asked.max_output_tokens)
+        return self._turns.take(known.prompt(asked.request_bytes) + output)
+
     def _hold(self, hold: Hold) -> Verdict:
         bought = [a for a in self._answers(hold.key) if a.attempt == hold.attempt]
         if bought:
@@ -319,6 +350,8 @@ class Desk:
             owner=self.owner,
             key=hold.key,
             kind=hold.kind,
+            attempt=hold.attempt,
+            batch=hold.batch,
         )
         if not reason:
             self._holds[hold.hold_id] = hold.worker
@@ -353,20 +386,29 @@ class Desk:
             finish_reason=record.finish_reason,
         )
         self._holds.pop(record.hold_id, None)
-        if self.ledger.settle(record.hold_id, record.actual):
-            breached = self.ledger.state(self.budget).breached_microusd
-            self._stop = Stop(
-                "breached",
+        usage = record.usage
+        wrote = usage.completion_tokens if usage else 0
+        breached = self.ledger.settle(
+            record.hold_id, record.actual, broke_its_limit=wrote > record.allowed_tokens
+        )
+        if breached:
+            self._stop = Stop("breached", self._breach(wrote, record.allowed_tokens))
+        if usage is not None and record.request_bytes:
+            self._experience.add(record.request_bytes, usage.prompt_tokens, wrote)
+        if usage is not None and self._turns is not None:
+            self._turns.correct(record.turn_tokens, usage.total_tokens)
+
+    def _breach(self, wrote: int, allowed: int) -> str:
+        above = self.ledger.total_breach(self.budget).microusd
+        if above:
+            return (
                 "the endpoint billed more than was held (it ignores the limit of the output), "
-                f"{usd(breached)} above it in all; nothing more was sent",
+                f"{usd(above)} above it in all; nothing more was sent"
             )
-        elif record.usage and record.usage.completion_tokens > record.allowed_tokens:
-            self._stop = self._stop or Stop(
-                "breached",
-                f"the endpoint wrote {record.usage.completion_tokens} tokens where "
-                f"{record.allowed_tokens} were allowed, so no hold bounds its bill; nothing more "
-                "was sent",
-            )
+        return (
+            f"the endpoint wrote {wrote} tokens where {allowed} were allowed, so no hold bounds "
+            "its bill; nothing more was sent"
+        )
 
     def _finish(self, finish: Finish) -> None:
         self.store.put_parsed(

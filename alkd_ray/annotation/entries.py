@@ -27,7 +27,7 @@ TOTAL_COLUMNS = """
 HOLD_COLUMNS = """
     hold_id, budget, status, owner, request_key, kind, worst_microusd, worst_tokens,
     worst_requests, actual_microusd, actual_tokens, actual_requests, breached, breach_accepted,
-    by_hand, why, held_at, ended_at
+    by_hand, why, held_at, ended_at, attempt, batch
 """
 
 
@@ -48,12 +48,15 @@ class HoldEntry:
         kind: ``rank`` or ``hints`` ("" for none).
         worst: what was held.
         actual: what was settled; zero otherwise.
-        breached: the endpoint billed more than was held, in some unit.
+        breached: the endpoint billed more than was held, in some unit, or wrote more than it was
+            allowed, so that no hold bounds its bill.
         breach_accepted: a person has seen the breach.
         by_hand: settled by a person, not by an answer.
         why: why it is, or was, unresolved.
         held_at: when, UTC, ISO 8601.
         ended_at: of the last change; "" while it is held.
+        attempt: 1 for the question, 2 for asking again.
+        batch: label of the batch that it was sent in, "" for a request of its own.
     """
 
     hold_id: str
@@ -70,6 +73,8 @@ class HoldEntry:
     why: str
     held_at: str
     ended_at: str
+    attempt: int
+    batch: str
 
     @property
     def overshoot(self) -> Amounts:
@@ -108,8 +113,8 @@ def refusal(budget: str, state: LedgerState, open_breaches: int, worst: Amounts)
     if open_breaches:
         return (
             f"{BREACHED}: the endpoint has billed more than was held for budget {budget!r} "
-            f"({usd(state.breached_microusd)} in all); look at its bill, then raise the cap, or "
-            "give alkd ledger resolve HOLD_ID --accept-breach"
+            f"({usd(state.breached_microusd)} in all), or written more than it was allowed; look "
+            "at its bill, then raise the cap, or give alkd ledger resolve HOLD_ID --accept-breach"
         )
     units = zip(
         caps_in_units(state.caps),
@@ -176,4 +181,6 @@ def entry_of(row: tuple[Any, ...]) -> HoldEntry:
         why=row[15],
         held_at=row[16],
         ended_at=row[17],
+        attempt=row[18],
+        batch=row[19],
     )

@@ -7,7 +7,7 @@ One question a seed, bought under the same cap and kept in the same store as ran
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alkd_ray.annotation import passes, worker
 from alkd_ray.annotation.database import Database
@@ -64,6 +64,9 @@ def write_hints(examples: Sequence[tuple[IntArray, IntArray]], job: AnnotationJo
     teacher = worker.teacher_of(job.llm)
     shown = titled(examples, job.catalogue)
     questions = (hints_question(teacher.describe(), shown, job.domain),)
+    # Rankings wait for the hints, so these are not left to a batch.
+    live = job.annotation.model_copy(update={"mode": "live"})
+    job = replace(job, annotation=live)
     outcome = worker.ask_all(job, teacher, questions)
     if not outcome.annotations:
         raise BudgetError(f"hints: {outcome.reason}")

@@ -102,6 +102,8 @@ class Ledger:
         owner: str = "",
         key: str = "",
         kind: str = "",
+        attempt: int = 1,
+        batch: str = "",
     ) -> str:
         """Sets the worst case of a request aside, if the caps allow it.
 
@@ -112,6 +114,8 @@ class Ledger:
             owner: id of the run that asks.
             key: the request's key; while it is held, a second hold of the same key is refused.
             kind: ``rank`` or ``hints``.
+            attempt: 1 for the question, 2 for asking again.
+            batch: the batch that it will be sent in; such a hold outlives its writer.
 
         Returns:
             "" when granted, else one sentence that says why not. It begins with
@@ -127,24 +131,42 @@ class Ledger:
             if self._find(hold_id) is not None:
                 raise LedgerError(f"hold {hold_id!r} exists already; each request needs its own id")
             self.database.execute(
-                "INSERT INTO holds (hold_id, budget, status, owner, request_key, kind, writer, "
-                "worst_microusd, worst_tokens, worst_requests, held_at) "
-                "VALUES (?, ?, 'held', ?, ?, ?, ?, ?, ?, ?, ?)",
-                (hold_id, budget, owner, key, kind, self.database.writer, *in_units(worst), now()),
+                "INSERT INTO holds (hold_id, budget, status, owner, request_key, kind, attempt, "
+                "batch, writer, worst_microusd, worst_tokens, worst_requests, held_at) "
+                "VALUES (?, ?, 'held', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    hold_id,
+                    budget,
+                    owner,
+                    key,
+                    kind,
+                    attempt,
+                    batch,
+                    self.database.writer,
+                    *in_units(worst),
+                    now(),
+                ),
             )
             self._add(budget, held=worst)
         return ""
 
-    def settle(self, hold_id: str, actual: Amounts) -> bool:
+    def settle(self, hold_id: str, actual: Amounts, *, broke_its_limit: bool = False) -> bool:
         """Ends a hold, also an unresolved one (a late answer), at what it cost.
 
+        Args:
+            hold_id: the hold.
+            actual: what was billed.
+            broke_its_limit: the endpoint wrote more than it was allowed; even where that was
+                cheaper than the hold, its next answer need not be.
+
         Returns:
-            True when ``actual`` is more than was held, in any unit: a breach. All of it is
-            settled, and the budget admits nothing more until the breach is accepted or a cap
-            raised.
+            True for a breach: ``actual`` is more than was held, in any unit, or the limit was
+            broken. All of it is settled, and the budget admits nothing more until the breach is
+            accepted or a cap raised.
         """
         with self.database.transaction():
-            return self._settle(self._open_hold(hold_id, ("held", "unresolved")), actual)
+            entry = self._open_hold(hold_id, ("held", "unresolved"))
+            return self._settle(entry, actual, broke_its_limit=broke_its_limit)
 
     def release(self, hold_id: str) -> None:
         """Gives a whole hold back: the request never left, or was refused unbilled."""
@@ -161,10 +183,13 @@ class Ledger:
     def recover(self) -> int:
         """Marks what earlier writers of the file left held as unresolved; returns how many.
 
-        Only a dead process can have left them: the file has one writer at a time.
+        Only a dead process can have left them: the file has one writer at a time. Holds of a
+        batch stay: what became of it can be asked for.
         """
         with self.database.transaction():
-            left = self._entries("WHERE status = 'held' AND writer <> ?", (self.database.writer,))
+            left = self._entries(
+                "WHERE status = 'held' AND batch = '' AND writer <> ?", (self.database.writer,)
+            )
             for entry in left:
                 self._leave(entry, "the process that sent it ended before the answer was recorded")
         return len(left)
@@ -290,10 +315,17 @@ class Ledger:
         )
         return [NotedRates(*row) for row in rows]
 
-    def _settle(self, entry: HoldEntry, actual: Amounts, by_hand: bool = False) -> bool:
+    def _settle(
+        self,
+        entry: HoldEntry,
+        actual: Amounts,
+        *,
+        by_hand: bool = False,
+        broke_its_limit: bool = False,
+    ) -> bool:
         check(actual, f"hold {entry.hold_id!r}")
         overshoot = beyond(actual, entry.worst)
-        breached = overshoot != NOTHING
+        breached = broke_its_limit or overshoot != NOTHING
         self.database.execute(
             "UPDATE holds SET status = 'settled', actual_microusd = ?, actual_tokens = ?, "
             "actual_requests = ?, breached = ?, breach_accepted = ?, by_hand = ?, ended_at = ? "

@@ -7,7 +7,7 @@ reads old answers for nothing, and a pass that was killed goes on with what was 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,9 +16,16 @@ from alkd_ray.annotation import planning
 from alkd_ray.annotation.asking import Questions
 from alkd_ray.annotation.database import now
 from alkd_ray.annotation.desk import RowRequest, Standing
+from alkd_ray.annotation.experience import Experience
 from alkd_ray.annotation.planning import Plan, Size
 from alkd_ray.annotation.pricing import Rates
-from alkd_ray.annotation.questions import Question, RankQuestion, Reading, as_json, size_in_bytes
+from alkd_ray.annotation.questions import (
+    Question,
+    Reading,
+    as_json,
+    body_in_bytes,
+    size_around,
+)
 from alkd_ray.annotation.store import Spent, Store, StoredAnswer
 from alkd_ray.llm_teachers._completions import read_answer
 from alkd_ray.types import Annotation, AnnotationOutcome, Caps, RunStatus
@@ -77,9 +84,9 @@ class Pass:
         """Different questions."""
         return len(set(self.keys))
 
-    def plan(self, rates: Rates, left: Caps) -> Plan:
+    def plan(self, rates: Rates, left: Caps, experience: Experience) -> Plan:
         """What the pending rows will cost, and what the cap leaves."""
-        return planning.plan(self.sizes, self.unique, rates, left)
+        return planning.plan(self.sizes, self.unique, rates, left, experience)
 
     def progress(self, standing: Standing) -> Progress:
         """How far it is; a desk that was started again counts only what was left then."""
@@ -99,23 +106,16 @@ def begin(questions: Questions, store: Store | None) -> Pass:
     """Finds what the store has; without a store everything is to be asked."""
     keys = [questions[index].key for index in range(len(questions))]
     found = Pass(keys)
-    answers = store.answers(keys) if store else {}
-    failures = store.failures(keys) if store else {}
-    seen: set[str] = set()
-    for index, key in enumerate(keys):
-        if key in seen:
-            continue
-        seen.add(key)
-        question = questions[index]
-        stored = answers.get(key, [])
-        if _is_settled(question, stored, is_refused=key in failures and failures[key].is_permanent):
-            continue
-        if stored:
-            found.first_answers[index] = stored[0].raw
+    first_of = {key: index for index, key in reversed(list(enumerate(keys)))}
+    left = _unsettled(questions, {index: key for key, index in first_of.items()}, store)
+    for index in sorted(left):
+        question, first_answer = questions[index], left[index]
+        if first_answer is not None:
+            found.first_answers[index] = first_answer
         found.pending.append(
             RowRequest(
                 index,
-                key,
+                question.key,
                 question.kind,
                 question.prompt_version,
                 question.session_id,
@@ -124,12 +124,26 @@ def begin(questions: Questions, store: Store | None) -> Pass:
         )
         found.sizes.append(
             Size(
-                size_in_bytes(question.body, question.schema),
-                question.wanted if isinstance(question, RankQuestion) else 0,
+                body_in_bytes(question.body),
+                size_around(question.body, question.schema),
+                question.wanted,
                 question.max_output_tokens,
+                question.kind,
             )
         )
     return found
+
+
+def still_pending(
+    questions: Questions, at: Pass, store: Store
+) -> tuple[list[RowRequest], dict[int, str]]:
+    """Rows of a pass that began earlier and are not answered yet, and their first answers.
+
+    Only rows with something in the store are looked at; the others are as they were.
+    """
+    left = _unsettled(questions, {row.index: row.key for row in at.pending}, store)
+    first_answers = {index: raw for index, raw in left.items() if raw is not None}
+    return [row for row in at.pending if row.index in left], first_answers
 
 
 def outcome(questions: Questions, at: Pass, store: Store, standing: Standing) -> AnnotationOutcome:
@@ -195,10 +209,22 @@ def best_reading(question: Question, stored: Sequence[StoredAnswer]) -> Reading:
     return max(readings, key=lambda reading: reading.worth)
 
 
-def _is_settled(question: Question, stored: Sequence[StoredAnswer], is_refused: bool) -> bool:
-    if len(stored) >= ATTEMPTS or (is_refused and not stored):
-        return True
-    return bool(stored) and not best_reading(question, stored).ask_again
+def _unsettled(
+    questions: Questions, keys: Mapping[int, str], store: Store | None
+) -> dict[int, str | None]:
+    """Index -> raw first answer, if any, of the rows that the store has no last word on."""
+    answers = store.answers(keys.values()) if store else {}
+    failures = store.failures(keys.values()) if store else {}
+    left: dict[int, str | None] = {}
+    for index, key in keys.items():
+        stored = answers.get(key, [])
+        failed = failures.get(key)
+        if len(stored) >= ATTEMPTS or (failed is not None and failed.is_permanent and not stored):
+            continue
+        if stored and not best_reading(questions[index], stored).ask_again:
+            continue
+        left[index] = stored[0].raw if stored else None
+    return left
 
 
 def _status(standing: Standing, wanted: int, found: int, failed: int) -> tuple[RunStatus, str]:

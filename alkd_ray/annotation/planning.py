@@ -6,25 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alkd_ray.annotation import pricing
+from alkd_ray.annotation.experience import Experience
 from alkd_ray.annotation.pricing import Rates, usd
 from alkd_ray.errors import BudgetError
 from alkd_ray.types import Amounts, Caps, Usage
 
-# English titles in JSON take about four bytes a token. For estimates alone; holds are by bytes.
-BYTES_PER_TOKEN = 4.0
-LEAST_BYTES_PER_TOKEN = 6.0
-TOKENS_PER_ITEM = 3
-LEAST_TOKENS_PER_ITEM = 1
-TOKENS_AROUND = 12
+# Where nothing was learned, the least is a third less than expected; where it was, a tenth.
+LEAST_SHARE = 2 / 3
+LEAST_SHARE_LEARNED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One request: its bytes, the items wanted of it, and the limit of its output."""
+    """One request: its bytes, those around its body, and what is wanted of it.
+
+    Attributes:
+        body_bytes: of the body.
+        bytes_around: of the response format and the chat template, for holds.
+        wanted: items; 0 for free text.
+        max_output_tokens: the limit of the output.
+        kind: ``rank`` or ``hints``.
+    """
 
     body_bytes: int
+    bytes_around: int
     wanted: int
     max_output_tokens: int
+    kind: str = "rank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,9 @@ class Plan:
         dearest: the most that a single one of them can cost.
         rates: where the prices come from.
         left: what the cap leaves; None for a unit without a cap.
+        learned_from: answers that the estimates rest on; 0 = assumptions alone.
+        seconds: how long it will take at the configured rate and requests in flight, as far as
+            known; None where neither a rate is set nor anything was learned.
     """
 
     requests: int
@@ -48,19 +59,75 @@ class Plan:
     dearest: Amounts
     rates: str
     left: Caps
+    learned_from: int = 0
+    seconds: float | None = None
 
 
-def plan(sizes: Sequence[Size], requests: int, rates: Rates, left: Caps) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast requests may be sent; see :class:`Plan`."""
+
+    in_flight: int = 1
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+def plan(
+    sizes: Sequence[Size],
+    requests: int,
+    rates: Rates,
+    left: Caps,
+    experience: Experience | None = None,
+    speed: Speed | None = None,
+) -> Plan:
     """Adds up the requests of ``sizes``, the ones to be sent."""
+    known = experience or Experience()
     least = expected = most = Amounts()
     dearest = Amounts()
     for size in sizes:
-        worst = pricing.worst_case(rates, size.body_bytes, size.max_output_tokens)
+        worst = pricing.worst_case(
+            rates, size.body_bytes + size.bytes_around, size.max_output_tokens
+        )
         most += worst
         dearest = max(dearest, worst, key=lambda amounts: (amounts.microusd, amounts.tokens))
-        least += _estimate(rates, size, LEAST_BYTES_PER_TOKEN, LEAST_TOKENS_PER_ITEM, cached=True)
-        expected += _estimate(rates, size, BYTES_PER_TOKEN, TOKENS_PER_ITEM)
-    return Plan(requests, len(sizes), least, expected, most, dearest, rates.source, left)
+        usage = _usage(size, known if size.kind == "rank" else Experience())
+        expected += Amounts(pricing.cost_microusd(rates, usage), usage.total_tokens, 1)
+        share = LEAST_SHARE_LEARNED if known.answers and size.kind == "rank" else LEAST_SHARE
+        cheap = Usage(
+            round(share * usage.prompt_tokens),
+            round(share * usage.completion_tokens),
+            round(share * usage.prompt_tokens),
+        )
+        least += Amounts(pricing.cost_microusd(rates, cheap), cheap.total_tokens, 1)
+    return Plan(
+        requests,
+        len(sizes),
+        least,
+        expected,
+        most,
+        dearest,
+        rates.source,
+        left,
+        known.answers,
+        _seconds(expected, known, speed or Speed()) if sizes else 0.0,
+    )
+
+
+def together(first: Plan, second: Plan) -> Plan:
+    """Two plans under one cap, one after the other."""
+    seconds = [plan.seconds for plan in (first, second) if plan.seconds is not None]
+    return Plan(
+        first.requests + second.requests,
+        first.to_send + second.to_send,
+        first.least + second.least,
+        first.expected + second.expected,
+        first.most + second.most,
+        max(first.dearest, second.dearest, key=lambda most: (most.microusd, most.tokens)),
+        " and ".join(dict.fromkeys(plan.rates for plan in (first, second) if plan.requests)),
+        second.left,
+        second.learned_from,
+        sum(seconds) if seconds else None,
+    )
 
 
 def check(found: Plan, is_partial_allowed: bool) -> None:
@@ -95,10 +162,17 @@ def check(found: Plan, is_partial_allowed: bool) -> None:
         )
 
 
-def _estimate(
-    rates: Rates, size: Size, bytes_per_token: float, per_item: float, *, cached: bool = False
-) -> Amounts:
-    prompt = round(size.body_bytes / bytes_per_token)
-    output = min(round(size.wanted * per_item) + TOKENS_AROUND, size.max_output_tokens)
-    usage = Usage(prompt, output, prompt if cached else 0)
-    return Amounts(pricing.cost_microusd(rates, usage), usage.total_tokens, 1)
+def _usage(size: Size, known: Experience) -> Usage:
+    output = known.output(size.wanted, size.max_output_tokens)
+    return Usage(known.prompt(size.body_bytes), output)
+
+
+def _seconds(expected: Amounts, known: Experience, speed: Speed) -> float | None:
+    bounds = []
+    if speed.requests_per_minute is not None:
+        bounds.append(expected.requests * 60.0 / speed.requests_per_minute)
+    if speed.tokens_per_minute is not None:
+        bounds.append(expected.tokens * 60.0 / speed.tokens_per_minute)
+    if known.seconds_an_answer is not None:
+        bounds.append(expected.requests * known.seconds_an_answer / speed.in_flight)
+    return max(bounds, default=None)

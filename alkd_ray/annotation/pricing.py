@@ -27,6 +27,7 @@ PICO_PER_TOKEN_OF_USD_PER_MILLION = 1_000_000
 
 REQUIRED = ("input_usd_per_million", "output_usd_per_million")
 OPTIONAL = ("cached_input_usd_per_million",)
+BATCH = ("batch_input_usd_per_million", "batch_output_usd_per_million")
 
 # A prompt token that was not read from the cache may also have been written to it, and the usage
 # block does not say which: the dearer of the two rates counts. Reasoning is output.
@@ -80,6 +81,7 @@ def rates_of(
     given: Mapping[str, float] | None = None,
     *,
     service_tier: str = "",
+    in_batches: bool = False,
 ) -> Rates:
     """The rates of ``model`` at ``base_url``.
 
@@ -92,14 +94,18 @@ def rates_of(
             unknown address (a proxy, a local server) has no known price.
         given: ``input_usd_per_million``, ``output_usd_per_million`` and, if cached prompt tokens
             have a rate of their own, ``cached_input_usd_per_million``. 0 must be written.
+            ``batch_input_usd_per_million`` and ``batch_output_usd_per_million`` are those of
+            batches, cached or not; without them batches count at the other rates.
         service_tier: the request's ``service_tier``, where one is asked for.
+        in_batches: the rates of requests sent in batches. A model that is listed without such
+            rates counts at its full price, which bounds them.
 
     Raises:
         InputError: no known price; the message says how to give rates.
     """
     if given is not None:
-        return _given(given, model)
-    return _listed(model, base_url, service_tier)
+        return _given(given, model, in_batches)
+    return _listed(model, base_url, service_tier, in_batches)
 
 
 def worst_case(rates: Rates, body_bytes: int, max_output_tokens: int) -> Amounts:
@@ -178,8 +184,8 @@ def _pico(usd_per_million: Decimal) -> int:
     return int(exact.to_integral_value(ROUND_CEILING))
 
 
-def _given(given: Mapping[str, Any], model: str) -> Rates:
-    known = REQUIRED + OPTIONAL
+def _given(given: Mapping[str, Any], model: str, in_batches: bool) -> Rates:
+    known = REQUIRED + OPTIONAL + BATCH
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise InputError(
@@ -199,10 +205,16 @@ def _given(given: Mapping[str, Any], model: str) -> Rates:
     # repr gives the shortest decimal that reads back as the float: what the user wrote.
     pico = {name: _pico(Decimal(repr(value))) for name, value in values.items()}
     written = ", ".join(f"{name} {values[name]}" for name in known if name in values)
+    prompt, output = (pico[name] for name in REQUIRED)
+    cached = pico.get("cached_input_usd_per_million", prompt)
+    if in_batches:
+        batch_input, batch_output = BATCH
+        cached = prompt = pico.get(batch_input, max(prompt, cached))
+        output = pico.get(batch_output, output)
     return Rates(
-        input=pico["input_usd_per_million"],
-        cached_input=pico.get("cached_input_usd_per_million", pico["input_usd_per_million"]),
-        output=pico["output_usd_per_million"],
+        input=prompt,
+        cached_input=cached,
+        output=output,
         source=f"config: {written}",
     )
 
@@ -216,7 +228,7 @@ def _snapshot() -> DataSnapshot:
     return DataSnapshot(providers=data.providers, from_auto_update=False)
 
 
-def _listed(model: str, base_url: str, service_tier: str) -> Rates:
+def _listed(model: str, base_url: str, service_tier: str, in_batches: bool) -> Rates:
     import genai_prices
 
     version = f"genai-prices {genai_prices.__version__}"
@@ -234,6 +246,12 @@ def _listed(model: str, base_url: str, service_tier: str) -> Rates:
         raise InputError(
             f"{where} has no known price for service tier {service_tier!r} in {version}; {how}"
         )
+    batch = {"processing": "batch"}
+    is_batch_priced = in_batches and any(
+        variant.when == batch for variant in found.price_variants or ()
+    )
+    if is_batch_priced:
+        context = {**context, **batch}
     prices = _prices_ahead(found, context)
     for price in prices:
         listed = {name for name, value in vars(price).items() if value is not None}
@@ -244,6 +262,7 @@ def _listed(model: str, base_url: str, service_tier: str) -> Rates:
     if base.input == base.output == 0:
         raise InputError(f"{where} is listed as free in {version}, which is not certain; {how}")
     tier = f", service tier {service_tier}" if service_tier else ""
+    tier += ", in batches" if is_batch_priced else ""
     return Rates(
         input=base.input,
         cached_input=base.cached_input,

@@ -83,6 +83,11 @@ class Question(Protocol):
         """Limit of the output that is asked for, and held."""
         ...
 
+    @property
+    def wanted(self) -> int:
+        """Items wanted; 0 for free text."""
+        ...
+
     def read(self, text: str) -> Reading:
         """Reads an answer."""
         ...
@@ -132,6 +137,7 @@ class HintsQuestion:
     session_id: int = NO_SESSION
     schema: dict[str, Any] | None = None
     max_output_tokens: int = prompts.HINTS_OUTPUT_TOKENS
+    wanted: int = 0
     kind: str = "hints"
     prompt_version: str = prompts.HINTS_VERSION
 
@@ -230,15 +236,21 @@ def as_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def body_in_bytes(body: Mapping[str, Any]) -> int:
+    """UTF-8 bytes of a request's body without its response format."""
+    return len(json.dumps(body, ensure_ascii=False).encode())
+
+
 def size_in_bytes(body: Mapping[str, Any], schema: Mapping[str, Any] | None) -> int:
     """UTF-8 bytes of a request as it is sent at most, an upper bound of its prompt tokens.
 
     No tokenizer in use makes more tokens than bytes. The schema counts as well, since endpoints
     bill it as part of the prompt; chat templates add a few tokens a message.
     """
+    return body_in_bytes(body) + size_around(body, schema)
+
+
+def size_around(body: Mapping[str, Any], schema: Mapping[str, Any] | None) -> int:
+    """The part of :func:`size_in_bytes` that is not the body."""
     template = 16 * len(body["messages"]) + 64
-    return (
-        len(json.dumps(body, ensure_ascii=False).encode())
-        + (len(json.dumps(schema).encode()) if schema else 0)
-        + template
-    )
+    return template + (len(json.dumps(schema).encode()) if schema else 0)

@@ -109,4 +109,30 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX failures_of_request ON failures (request_key);
     """,
+    # A batch outlives the process that submits it: its holds belong to it, not to a writer.
+    """
+    ALTER TABLE holds ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE holds ADD COLUMN batch TEXT NOT NULL DEFAULT '';
+    CREATE INDEX holds_of_batch ON holds (batch) WHERE batch <> '';
+    CREATE TABLE batches (
+        number INTEGER PRIMARY KEY,
+        label TEXT NOT NULL UNIQUE,
+        budget TEXT NOT NULL REFERENCES budgets (name),
+        owner TEXT NOT NULL,
+        endpoint TEXT NOT NULL,
+        model TEXT NOT NULL,
+        structured TEXT NOT NULL,
+        file_id TEXT NOT NULL DEFAULT '',
+        batch_id TEXT NOT NULL DEFAULT '',
+        is_over INTEGER NOT NULL DEFAULT 0,
+        outcome TEXT NOT NULL DEFAULT '',
+        prepared_at TEXT NOT NULL,
+        ended_at TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE TABLE turns (
+        endpoint TEXT PRIMARY KEY,
+        next_request REAL NOT NULL,
+        next_token REAL NOT NULL
+    ) STRICT;
+    """,
 )

@@ -16,11 +16,14 @@ from alkd_ray.annotation import entries, parse, passes, planning, pricing
 from alkd_ray.annotation.asking import Asker, AskingSettings, Questions
 from alkd_ray.annotation.database import FILE_NAME, Database
 from alkd_ray.annotation.desk import Desk, Stop
+from alkd_ray.annotation.experience import learned
 from alkd_ray.annotation.grouping import Grouped
 from alkd_ray.annotation.passes import Pass, Progress
+from alkd_ray.annotation.planning import Speed
 from alkd_ray.annotation.pricing import Rates
 from alkd_ray.annotation.questions import RankQuestions
 from alkd_ray.annotation.store import Store
+from alkd_ray.annotation.turns import Limits, Turns
 from alkd_ray.config import AnnotationConfig, LLMConfig, canonical_hash
 from alkd_ray.llm_teachers import ChatTeacher, Endpoint, RecordedTeacher
 from alkd_ray.types import Annotation, AnnotationOutcome, Caps, Catalogue, RankRequest
@@ -90,14 +93,30 @@ def teacher_of(llm: LLMConfig) -> Any:
     return registry.build("llm_teachers", llm.teacher, llm.options)
 
 
-def rates_of(endpoint: Endpoint) -> Rates:
-    """Its rates, from the config or the price list.
+def rates_of(endpoint: Endpoint, *, in_batches: bool = False) -> Rates:
+    """Its rates, from the config or the price list; those of batches where asked for.
 
     Raises:
         InputError: the price is not known.
     """
-    tier = str(endpoint.extra_body.get("service_tier", ""))
-    return pricing.rates_of(endpoint.model, endpoint.base_url, endpoint.rates, service_tier=tier)
+    return pricing.rates_of(
+        endpoint.model,
+        endpoint.base_url,
+        endpoint.rates,
+        service_tier=str(endpoint.extra_body.get("service_tier", "")),
+        in_batches=in_batches,
+    )
+
+
+def limits_of(annotation: AnnotationConfig) -> Limits:
+    """The rate that all who ask keep to together."""
+    return Limits(annotation.requests_per_minute, annotation.tokens_per_minute)
+
+
+def speed_of(annotation: AnnotationConfig) -> Speed:
+    """How fast a pass may go, for its plan."""
+    in_flight = annotation.in_flight * (annotation.actors if annotation.engine == "ray" else 1)
+    return Speed(in_flight, annotation.requests_per_minute, annotation.tokens_per_minute)
 
 
 def ask_all(
@@ -133,15 +152,29 @@ def open_desk(
         InputError: the price is not known.
         BudgetError: the cap cannot cover them and ``annotation.partial`` is not set.
     """
-    rates = rates_of(endpoint)
-    last_hold = begun.last_hold if begun else None
-    desk = Desk(database, job.budget_name, job.caps, job.run_id, last_hold)
-    at = passes.begin(questions, desk.store)
-    at.last_hold = desk.last_hold
-    left = entries.left(desk.ledger.state(job.budget_name))
-    planning.check(at.plan(rates, left), job.annotation.partial or begun is not None)
-    desk.ledger.note_rates(job.budget_name, endpoint.model, rates)
-    desk.add(at.pending, at.first_answers, endpoint=endpoint.identity, model=endpoint.model)
+    rates = rates_of(endpoint, in_batches=job.annotation.mode == "batch")
+    kinds = [questions[0].kind] if len(questions) else []
+    experience = learned(database, endpoint.identity, endpoint.model, kinds)
+    desk = Desk(
+        database,
+        job.budget_name,
+        job.caps,
+        job.run_id,
+        last_hold=begun.last_hold if begun else None,
+        turns=Turns(database, endpoint.identity, limits_of(job.annotation)),
+        experience=experience,
+    )
+    if begun is not None:
+        rows, first_answers = passes.still_pending(questions, begun, desk.store)
+        at = begun
+    else:
+        at = passes.begin(questions, desk.store)
+        at.last_hold = desk.last_hold
+        rows, first_answers = at.pending, at.first_answers
+        left = entries.left(desk.ledger.state(job.budget_name))
+        planning.check(at.plan(rates, left, experience), job.annotation.partial)
+        desk.ledger.note_rates(job.budget_name, endpoint.model, rates)
+    desk.add(rows, first_answers, endpoint=endpoint.identity, model=endpoint.model)
     return desk, at, rates
 
 
@@ -205,7 +238,12 @@ async def _work(
     progress: Tell | None,
 ) -> None:
     local = LocalDesk(desk)
-    settings = AskingSettings("local", job.annotation.in_flight, job.annotation.tries)
+    settings = AskingSettings(
+        "local",
+        job.annotation.in_flight,
+        job.annotation.tries,
+        takes_turns=not limits_of(job.annotation).is_unlimited,
+    )
     worker = asyncio.create_task(Asker(questions, endpoint, rates, local, settings).run())
     try:
         while not worker.done():

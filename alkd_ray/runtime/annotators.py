@@ -275,7 +275,13 @@ class _Driver:
         self.started += 1
         name = f"annotator-{self.started}"
         annotation = self.job.annotation
-        settings = AskingSettings(name, annotation.in_flight, annotation.tries, self.started)
+        settings = AskingSettings(
+            name,
+            annotation.in_flight,
+            annotation.tries,
+            self.started,
+            takes_turns=not worker.limits_of(annotation).is_unlimited,
+        )
         actor: Any = (
             ray.remote(_Annotator)
             .options(num_cpus=ACTOR_CPUS, runtime_env=self.environment, **self.placed)

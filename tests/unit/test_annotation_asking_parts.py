@@ -138,7 +138,7 @@ def test_held_bytes_bound_what_is_sent() -> None:
 
 def test_a_plan_adds_up_and_refuses_what_cannot_end_under_the_cap() -> None:
     rates = pricing.rates_of("model", "http://host/v1", RATES)
-    sizes = [Size(4_000, 25, 264)] * 100
+    sizes = [Size(3_600, 400, 25, 264)] * 100
     plan = planning.plan(sizes, 130, rates, Caps(microusd=10_000))
     assert (plan.requests, plan.to_send) == (130, 100)
     assert plan.least.microusd < plan.expected.microusd < plan.most.microusd
