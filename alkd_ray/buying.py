@@ -19,6 +19,7 @@ from alkd_ray import artifacts, selecting, stages
 from alkd_ray import sessions as windows_of
 from alkd_ray.annotation import hints as hint_writer
 from alkd_ray.annotation import worker
+from alkd_ray.annotation.database import FILE_NAME
 from alkd_ray.annotation.parse import PARSER_VERSION
 from alkd_ray.annotation.passes import Progress
 from alkd_ray.annotation.prompts import HINTS_VERSION, RANK_VERSION
@@ -53,6 +54,11 @@ class Questions:
 def store_folder(root: Path) -> Path:
     """Where answers and ledger lie."""
     return root / "store"
+
+
+def books_file(root: Path) -> Path:
+    """The file of store and ledger."""
+    return store_folder(root) / FILE_NAME
 
 
 def budget_name(config: RunConfig) -> str:

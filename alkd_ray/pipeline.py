@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alkd_ray import buying, registry, selecting, stages, summary
-from alkd_ray.annotation import worker
+from alkd_ray import buying, plans, registry, selecting, stages, summary
+from alkd_ray.annotation import planning, worker
+from alkd_ray.annotation.planning import Plan
 from alkd_ray.config import RunConfig
 from alkd_ray.errors import InputError
 from alkd_ray.results import RunResult, run_id_of
@@ -39,12 +40,21 @@ STAGES = (
 )
 
 
+def _everything(plan: Plan) -> None:
+    """Approves of every plan."""
+
+
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """The two seams; the defaults run in this process, without Ray."""
+    """The two seams; the defaults run in this process, without Ray.
+
+    ``approve`` is shown what hints and rankings will cost before the first request is sent, and
+    raises to send nothing.
+    """
 
     score: Callable[[ScoreJob, Path], None] = score_in_process
     annotate: buying.Annotate = worker.annotate
+    approve: Callable[[Plan], None] = _everything
 
 
 def run(
@@ -116,6 +126,11 @@ def _buy(context: stages.Context, result: RunResult, engines: Engines) -> Iterat
         "candidates", lambda s: selecting.candidates(context, data, teacher[s], selection[s], s)
     )
     yield "candidates"
+    inputs = plans.Inputs(data, teacher, candidates, result.run_id)
+    planned = plans.plan(context, inputs)
+    if planned is not None and planned.to_send:
+        engines.approve(planned)
+        planning.check(planned, context.config.annotation.partial)
     hints = result.make(
         "hints", lambda s: buying.hints(context, data, teacher[s], s, result.run_id)
     )

@@ -86,6 +86,10 @@ class _PassOverError(Exception):
     """The desk grants nothing more."""
 
 
+class _InBatchError(Exception):
+    """The request is in a batch that another pass submitted."""
+
+
 class Asker:
     """One worker; belongs to one event loop."""
 
@@ -207,45 +211,69 @@ class Asker:
         )
         errors = rate_limits = 0
         while True:
-            async with self.pace.slot():
-                turn = await self._turn(question, request_bytes)
-                held = await self._held(question, attempt, worst)
-                if held is None:
-                    continue
-                if isinstance(held, Answer):
-                    return held
-                hold_id = held
-                asked_with = self.structured.mode
-                try:
-                    answer = await self._sent(client, hold_id, body, question)
-                except NotBilledError as error:
-                    await self.desk.do(Release(hold_id))
-                    problem: NotBilledError | OutcomeUnknownError = error
-                except OutcomeUnknownError as error:
-                    await self.desk.do(LeaveUnresolved(hold_id, str(error)))
-                    problem = error
-                else:
-                    taught_by = request_bytes if attempt == 1 else 0
-                    await self.desk.do(
-                        self._record(question, attempt, answer, hold_id, worst, taught_by, turn)
-                    )
-                    await self.pace.answered()
-                    return answer
-            if isinstance(problem, NotBilledError):
-                if problem.is_hopeless:
-                    await self.desk.do(Stop("stopped", f"{self.endpoint.base_url}: {problem}"))
-                    raise _PassOverError
-                if self.structured.gives_way(asked_with, problem):
-                    continue
-                if problem.is_permanent:
-                    return await self._given_up(question.key, index, attempt, str(problem), True)
-            is_rate_limit = isinstance(problem, NotBilledError) and problem.status == 429
+            asked_with = self.structured.mode
+            try:
+                outcome = await self._tried(client, question, attempt, body, request_bytes, worst)
+            except _InBatchError as error:
+                return await self._given_up(question.key, index, attempt, str(error), False)
+            if isinstance(outcome, Answer):
+                return outcome
+            if outcome is None or self._format_gives_way(asked_with, outcome):
+                continue
+            if isinstance(outcome, NotBilledError) and outcome.is_permanent:
+                return await self._given_up(question.key, index, attempt, str(outcome), True)
+            is_rate_limit = isinstance(outcome, NotBilledError) and outcome.status == 429
             rate_limits += is_rate_limit
             errors += not is_rate_limit
             if errors + rate_limits // RATE_LIMITS_BORNE_PER_TRY >= self.settings.tries:
-                reason = f"gave up after {errors + rate_limits} tries: {problem}"
+                reason = f"gave up after {errors + rate_limits} tries: {outcome}"
                 return await self._given_up(question.key, index, attempt, reason, False)
-            await self._wait(problem, errors + rate_limits)
+            await self._wait(outcome, errors + rate_limits)
+
+    async def _tried(
+        self,
+        client: ChatClient,
+        question: Question,
+        attempt: int,
+        body: dict[str, Any],
+        request_bytes: int,
+        worst: Amounts,
+    ) -> Answer | NotBilledError | OutcomeUnknownError | None:
+        """One sending, with its hold: the answer, or what went wrong; None: the turn was missed.
+
+        Raises:
+            _PassOverError: nothing more may be sent.
+            _InBatchError: this must not be sent.
+        """
+        async with self.pace.slot():
+            turn = await self._turn(question, request_bytes)
+            held = await self._held(question, attempt, worst)
+            if held is None or isinstance(held, Answer):
+                return held
+            try:
+                answer = await self._sent(client, held, body, question)
+            except NotBilledError as error:
+                await self.desk.do(Release(held))
+                if error.is_hopeless:
+                    await self.desk.do(Stop("stopped", f"{self.endpoint.base_url}: {error}"))
+                    raise _PassOverError from None
+                return error
+            except OutcomeUnknownError as error:
+                await self.desk.do(LeaveUnresolved(held, str(error)))
+                return error
+            taught_by = request_bytes if attempt == 1 else 0
+            await self.desk.do(
+                self._record(question, attempt, answer, held, worst, taught_by, turn)
+            )
+            await self.pace.answered()
+            return answer
+
+    def _format_gives_way(
+        self, asked_with: str, problem: NotBilledError | OutcomeUnknownError
+    ) -> bool:
+        return isinstance(problem, NotBilledError) and self.structured.gives_way(
+            asked_with, problem
+        )
 
     async def _turn(self, question: Question, request_bytes: int) -> Turn | None:
         """Waits until the endpoint's rate admits a request; None where there is no limit.
@@ -263,7 +291,12 @@ class Asker:
                 return turn
 
     async def _held(self, question: Question, attempt: int, worst: Amounts) -> str | Answer | None:
-        """The id of a hold, or the answer that is there already; None: the turn was missed."""
+        """The id of a hold, or the answer that is there already; None: the turn was missed.
+
+        Raises:
+            _PassOverError: nothing more may be sent.
+            _InBatchError: this must not be sent.
+        """
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:
@@ -277,6 +310,8 @@ class Asker:
                 return read_answer(verdict.answer)
             if verdict.stop:
                 raise _PassOverError
+            if verdict.elsewhere == "batch":
+                raise _InBatchError(verdict.reason)
             await self._pause(WAIT_FOR_MONEY_SECONDS * (1 + self._rng.random()))
             if self.settings.takes_turns and loop.time() - began > TURN_IS_GOOD_FOR_SECONDS:
                 return None

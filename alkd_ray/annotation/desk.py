@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from alkd_ray.annotation.database import Database
 from alkd_ray.annotation.experience import Experience
-from alkd_ray.annotation.ledger import BREACHED, Ledger
+from alkd_ray.annotation.ledger import BREACHED, IN_BATCH, IN_FLIGHT, Ledger
 from alkd_ray.annotation.parse import PARSER_VERSION
 from alkd_ray.annotation.pricing import usd
 from alkd_ray.annotation.store import Store, StoredAnswer
@@ -72,12 +72,14 @@ class Verdict:
         answer: raw body of the answer that is there already (bought by a worker whose row was
             taken for lost), so that nothing is paid twice.
         reason: why not; without ``stop`` it may be granted once others have been settled.
+        elsewhere: the same request is under way: in a ``request`` of its own, or in a ``batch``.
     """
 
     granted: bool
     stop: bool = False
     answer: str | None = None
     reason: str = ""
+    elsewhere: Literal["", "request", "batch"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +268,15 @@ class Desk:
         with self.database.transaction():
             return [self._carry_out(operation) for operation in operations]
 
+    def adopt(self, holds: Sequence[str], worker: str) -> None:
+        """Takes over holds of an earlier process, those of a batch that is under way."""
+        self._holds.update(dict.fromkeys(holds, worker))
+
+    @property
+    def is_stopped(self) -> bool:
+        """Nothing more is granted."""
+        return self._stop is not None
+
     def return_rows(self, worker: str) -> int:
         """Takes back what a dead worker had: its holds are unresolved, its rows wait again."""
         rows = self._pulled.pop(worker, set())
@@ -356,6 +367,10 @@ class Desk:
         if not reason:
             self._holds[hold.hold_id] = hold.worker
             return Verdict(True)
+        if reason.startswith(IN_BATCH):
+            return Verdict(False, reason=reason, elsewhere="batch")
+        if reason.startswith(IN_FLIGHT):
+            return Verdict(False, reason=reason, elsewhere="request")
         if self._holds:  # what others hold may yet be given back
             return Verdict(False, reason=reason)
         status: StopStatus = "breached" if reason.startswith(BREACHED) else "stopped"

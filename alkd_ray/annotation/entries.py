@@ -13,6 +13,7 @@ HoldStatus = Literal["held", "settled", "released", "unresolved"]
 
 # How the reasons of a refused hold begin, other than those of a cap.
 IN_FLIGHT = "in flight"
+IN_BATCH = "in a batch"
 BREACHED = "breached"
 
 # Above this (a thousand million dollars) an amount is a mistake; sums of them stay exact integers.

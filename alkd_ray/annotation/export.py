@@ -80,6 +80,19 @@ EXPORTS = (
         },
         {"ranking": json.loads, "repairs": json.loads},
     ),
+    _Export(
+        "failures.parquet",
+        "SELECT f.request_key, r.session_id, f.permanent, f.reason, f.failed_at "
+        "FROM failures f LEFT JOIN requests r ON r.request_key = f.request_key ORDER BY f.number",
+        {
+            "key": pa.string(),
+            "session_id": pa.int64(),
+            "is_permanent": pa.bool_(),
+            "reason": pa.string(),
+            "failed_at": pa.string(),
+        },
+        {"is_permanent": bool},
+    ),
 )
 
 

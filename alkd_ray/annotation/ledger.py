@@ -17,6 +17,7 @@ from alkd_ray.annotation.database import Database, now
 from alkd_ray.annotation.entries import (
     BREACHED,
     HOLD_COLUMNS,
+    IN_BATCH,
     IN_FLIGHT,
     LARGEST_AMOUNT,
     TOTAL_COLUMNS,
@@ -37,6 +38,7 @@ from alkd_ray.types import Amounts, Caps, LedgerState
 
 __all__ = [
     "BREACHED",
+    "IN_BATCH",
     "IN_FLIGHT",
     "HoldEntry",
     "HoldStatus",
@@ -119,8 +121,8 @@ class Ledger:
 
         Returns:
             "" when granted, else one sentence that says why not. It begins with
-            :data:`IN_FLIGHT` (wait for the other answer), with :data:`BREACHED`, or it names the
-            cap, what is left of it and what the request may cost.
+            :data:`IN_FLIGHT` or :data:`IN_BATCH` (the same request is under way), with
+            :data:`BREACHED`, or it names the cap, what is left of it and what the request may cost.
         """
         check(worst, f"hold {hold_id!r}")
         with self.database.transaction():
@@ -413,11 +415,18 @@ class Ledger:
         if not key:
             return ""
         row = self.database.execute(
-            "SELECT hold_id FROM holds "
+            "SELECT hold_id, batch FROM holds "
             "WHERE request_key = ? AND status = 'held' AND request_key <> ''",
             (key,),
         ).fetchone()
-        return f"{IN_FLIGHT}: the same request was sent under hold {row[0]!r}" if row else ""
+        if row is None:
+            return ""
+        if row[1]:
+            return (
+                f"{IN_BATCH}: batch {row[1]} has the same request; annotation.mode=batch "
+                "collects it"
+            )
+        return f"{IN_FLIGHT}: the same request was sent under hold {row[0]!r}"
 
     def _open_hold(self, hold_id: str, allowed: tuple[HoldStatus, ...]) -> HoldEntry:
         entry = self.entry(hold_id)

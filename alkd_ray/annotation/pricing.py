@@ -205,12 +205,16 @@ def _given(given: Mapping[str, Any], model: str, in_batches: bool) -> Rates:
     # repr gives the shortest decimal that reads back as the float: what the user wrote.
     pico = {name: _pico(Decimal(repr(value))) for name, value in values.items()}
     written = ", ".join(f"{name} {values[name]}" for name in known if name in values)
-    prompt, output = (pico[name] for name in REQUIRED)
+    prompt, output = pico["input_usd_per_million"], pico["output_usd_per_million"]
     cached = pico.get("cached_input_usd_per_million", prompt)
     if in_batches:
-        batch_input, batch_output = BATCH
-        cached = prompt = pico.get(batch_input, max(prompt, cached))
-        output = pico.get(batch_output, output)
+        in_a_batch = pico.get("batch_input_usd_per_million", max(prompt, cached))
+        return Rates(
+            input=in_a_batch,
+            cached_input=in_a_batch,
+            output=pico.get("batch_output_usd_per_million", output),
+            source=f"config: {written}, in batches",
+        )
     return Rates(
         input=prompt,
         cached_input=cached,

@@ -216,6 +216,12 @@ class Store:
                 (key, permanent, reason, now()),
             )
 
+    def ask_again(self, keys: Iterable[str], why: str) -> None:
+        """Takes back that requests were refused for good: the next pass asks them again."""
+        with self.database.transaction():
+            for key in keys:
+                self.put_failure(key, permanent=False, reason=why)
+
     def requests(self, keys: Iterable[str]) -> dict[str, StoredRequest]:
         """Key -> the question."""
         rows = self._rows(
@@ -269,6 +275,24 @@ class Store:
             for key, ranking, repairs, failure in rows
         }
 
+    def latest_parsed(self, keys: Iterable[str]) -> dict[str, StoredRanking]:
+        """Key -> what the latest parser that looked at its answers read."""
+        rows = self._rows(
+            "SELECT request_key, parser_version, ranking, repairs, failure FROM parsed "
+            "WHERE request_key IN (SELECT value FROM json_each(?)) ORDER BY number",
+            keys,
+        )
+        return {
+            key: StoredRanking(
+                key,
+                version,
+                np.asarray(json.loads(ranking), np.int64),
+                tuple(json.loads(repairs)),
+                failure,
+            )
+            for key, version, ranking, repairs, failure in rows
+        }
+
     def failures(self, keys: Iterable[str]) -> dict[str, StoredFailure]:
         """Key -> its latest failure."""
         rows = self._rows(
@@ -282,9 +306,9 @@ class Store:
         }
 
     def export(self, folder: Path) -> None:
-        """Writes ``requests.parquet``, ``answers.parquet`` and ``rankings.parquet``.
+        """Writes ``requests``, ``answers``, ``rankings`` and ``failures`` as ``.parquet`` files.
 
-        The three show one instant of the books, and each takes its name when it is whole.
+        They show one instant of the books, and each takes its name when it is whole.
         """
         from alkd_ray.annotation.export import write_parquet
 

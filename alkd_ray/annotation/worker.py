@@ -14,6 +14,8 @@ from typing import Any
 from alkd_ray import registry
 from alkd_ray.annotation import entries, parse, passes, planning, pricing
 from alkd_ray.annotation.asking import Asker, AskingSettings, Questions
+from alkd_ray.annotation.batches import Batches
+from alkd_ray.annotation.batching import BatchAsker, BatchSettings
 from alkd_ray.annotation.database import FILE_NAME, Database
 from alkd_ray.annotation.desk import Desk, Stop
 from alkd_ray.annotation.experience import learned
@@ -123,11 +125,15 @@ def ask_all(
     job: AnnotationJob, teacher: ChatTeacher, questions: Questions, progress: Tell | None = None
 ) -> AnnotationOutcome:
     """Asks ``questions`` in this process; see :func:`annotate`."""
+    in_batches = job.annotation.mode == "batch"
     with Database(job.books, wait_seconds=WRITER_SECONDS) as database:
-        desk, at, rates = open_desk(job, teacher.describe(), questions, database)
-        if at.pending:
+        described = teacher.describe()
+        desk, at, rates = open_desk(job, described, questions, database)
+        left_over = in_batches and Batches(database).under_way(described.identity, described.model)
+        if at.pending or left_over:
+            work = _work_in_batches if in_batches else _work
             with teacher.endpoint() as endpoint:
-                asyncio.run(_work(job, questions, endpoint, rates, desk, at, progress))
+                asyncio.run(work(job, questions, endpoint, rates, desk, at, progress))
         return passes.outcome(questions, at, desk.store, desk.standing())
 
 
@@ -259,6 +265,24 @@ async def _work(
         raise
     finally:
         local.close()
+
+
+async def _work_in_batches(
+    job: AnnotationJob,
+    questions: Questions,
+    endpoint: Endpoint,
+    rates: Rates,
+    desk: Desk,
+    at: Pass,
+    progress: Tell | None,
+) -> None:
+    def tell() -> None:
+        if progress is not None:
+            progress(at.progress(desk.standing()))
+
+    annotation = job.annotation
+    settings = BatchSettings(annotation.batch_size, annotation.batch_poll_seconds, annotation.tries)
+    await BatchAsker(questions, endpoint, rates, desk, settings, tell).run()
 
 
 def _replayed(job: AnnotationJob, teacher: RecordedTeacher, row: int, store: Store) -> Annotation:

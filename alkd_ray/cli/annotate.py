@@ -1,4 +1,4 @@
-"""``alkd annotate plan|run|export``: what rankings will cost, buying them, taking them along."""
+"""``alkd annotate``: what rankings will cost, buying them, looking at them, taking them along."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alkd_ray.cli.run import ConfigArgument
+from alkd_ray.cli.run import ConfigArgument, YesOption
 from alkd_ray.cli.show import JsonOption, OverridesArgument
 
 if TYPE_CHECKING:
-    from alkd_ray.annotation.planning import Plan
+    from alkd_ray.annotation.overview import Overview
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -29,6 +29,7 @@ def plan(
     from dataclasses import asdict
 
     from alkd_ray.cli.console import RunDisplay, print_json
+    from alkd_ray.cli.plan import print_plan
     from alkd_ray.config import load
 
     resolved = load(config, overrides)
@@ -41,7 +42,10 @@ def plan(
     elif found is None:
         typer.echo("Recorded rankings are replayed: nothing will be sent, nothing will be paid.")
     else:
-        _print_plan(found)
+        print_plan(found)
+        typer.echo(
+            "Nothing was sent. The most is what would be held if all were in flight at once."
+        )
 
 
 @app.command("run")
@@ -49,6 +53,7 @@ def run(
     config: ConfigArgument = "quickstart",
     overrides: OverridesArgument = None,
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Buys the rankings of a config's selected sessions; what is in the store is not sent again.
 
@@ -58,7 +63,7 @@ def run(
     from alkd_ray.cli.run import EXIT_STATUS, execute
     from alkd_ray.errors import InputError
 
-    result = execute(config, overrides, "annotation", as_json).result
+    result = execute(config, overrides, "annotation", as_json, yes).result
     if result.annotation is None:
         raise InputError(
             f"distillation.method {result.config.distillation.method!r} reads no rankings, so "
@@ -74,46 +79,129 @@ def run(
         raise typer.Exit(EXIT_STATUS[result.status])
 
 
+@app.command("status")
+def status(as_json: JsonOption = False) -> None:
+    """Shows what the store holds: asked, answered, failed, batches under way; works beside a run.
+
+    What was spent is shown by alkd ledger show.
+    """
+    from dataclasses import asdict
+
+    from alkd_ray.annotation.database import Database
+    from alkd_ray.annotation.overview import overview
+    from alkd_ray.cli.console import print_json
+
+    with Database(_books(), read_only=True) as database, database.transaction():
+        found = overview(database)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _print_status(found)
+
+
+@app.command("reparse")
+def reparse(
+    config: ConfigArgument = "quickstart",
+    overrides: OverridesArgument = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reads a config's stored answers again with this version's parser; sends nothing.
+
+    A run does the same by itself; this says what a new parser changes.
+    """
+    from dataclasses import asdict
+
+    from alkd_ray.cli.console import RunDisplay, print_json
+    from alkd_ray.config import load
+
+    resolved = load(config, overrides)
+    with RunDisplay(quiet=as_json) as display:
+        from alkd_ray.runtime import driver
+
+        found = driver.reread(resolved, display)
+    if as_json:
+        print_json(asdict(found) if found else {"questions": 0, "read": 0})
+    elif found is None:
+        typer.echo("Recorded rankings are replayed: there are no answers to read.")
+    else:
+        typer.echo(
+            f"{found.read:,} of {found.questions:,} questions have stored answers; parser "
+            f"{found.parser_version} finds rankings in {found.accepted:,} of them, and reads "
+            f"{found.changed:,} differently than before"
+        )
+
+
+@app.command("retry")
+def retry(
+    reason: Annotated[
+        str, typer.Option(help="Only refusals whose reason holds this text, e.g. 'HTTP 400'.")
+    ] = "",
+) -> None:
+    """Lets the next run ask again what the endpoint refused for good (alkd annotate status)."""
+    from alkd_ray.annotation.database import Database
+    from alkd_ray.annotation.overview import refused_keys
+    from alkd_ray.annotation.store import Store
+
+    with Database(_books()) as database:
+        found = refused_keys(database, reason)
+        Store(database).ask_again(found, "to be asked again, by hand")
+    typer.echo(f"{len(found):,} requests will be asked again by the next run that needs them")
+
+
 @app.command("export")
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder for the Parquet files.")],
 ) -> None:
-    """Writes requests, raw answers and rankings of the store as Parquet."""
-    from alkd_ray import buying
-    from alkd_ray.annotation.database import FILE_NAME, Database
+    """Writes requests, raw answers, rankings and failures of the store as Parquet."""
+    from alkd_ray.annotation.database import Database
     from alkd_ray.annotation.store import Store
+
+    with Database(_books(), read_only=True) as database:
+        Store(database).export(folder)
+    typer.echo(f"requests, answers, rankings and failures (.parquet) are in {folder}")
+
+
+def _books() -> Path:
+    from alkd_ray import buying
     from alkd_ray.artifacts import run_root
 
-    with Database(buying.store_folder(run_root()) / FILE_NAME, read_only=True) as database:
-        Store(database).export(folder)
-    typer.echo(f"requests.parquet, answers.parquet and rankings.parquet are in {folder}")
+    return buying.books_file(run_root())
 
 
-def _print_plan(found: Plan) -> None:
+def _print_status(found: Overview) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from alkd_ray.annotation.pricing import usd
 
     console = Console(highlight=False)
-    table = Table(
-        title=f"{found.to_send:,} of {found.requests:,} requests to be sent", title_justify="left"
-    )
-    table.add_column("")
-    for column in ("dollars", "tokens", "requests"):
+    table = Table()
+    for column in ("endpoint", "model", "kind"):
+        table.add_column(column)
+    for column in ("asked", "answered", "refused", "answers", "tokens", "cost"):
         table.add_column(column, justify="right")
-    for name in ("least", "expected", "most"):
-        amounts = getattr(found, name)
-        table.add_row(name, usd(amounts.microusd), f"{amounts.tokens:,}", f"{amounts.requests:,}")
-    left = found.left
-    table.add_row(
-        "the cap leaves",
-        *("no cap" if value is None else value for value in (
-            None if left.microusd is None else usd(left.microusd),
-            None if left.tokens is None else f"{left.tokens:,}",
-            None if left.requests is None else f"{left.requests:,}",
-        )),
-    )  # fmt: skip
+    for row in found.asked:
+        table.add_row(
+            row.endpoint,
+            row.model,
+            row.kind,
+            f"{row.requests:,}",
+            f"{row.answered:,}",
+            f"{row.failed:,}",
+            f"{row.answers:,}",
+            f"{row.prompt_tokens + row.completion_tokens:,}",
+            usd(row.cost_microusd),
+        )
     console.print(table)
-    console.print(f"rates    {found.rates}", soft_wrap=True)
-    console.print("Nothing was sent. The most is what would be held if all were in flight at once.")
+    for version, (accepted, failed) in found.read.items():
+        console.print(f"read by parser {version}: {accepted:,} rankings, {failed:,} failures")
+    for reason, requests in list(found.failures.items())[:5]:
+        console.print(f"refused for good: {requests:,} x {reason}", soft_wrap=True)
+    if found.failures:
+        console.print("alkd annotate retry lets the next run ask these again")
+    for batch in found.batches:
+        console.print(
+            f"batch {batch.batch_id or '(not known to be submitted)'} of {batch.model}, prepared "
+            f"{batch.prepared_at}: annotation.mode=batch collects it",
+            soft_wrap=True,
+        )

@@ -92,6 +92,11 @@ class RunDisplay:
                 left = f", about {seconds:.0f} s left"
             self.console.print(f"  {self.name}: {done}/{total} {rate}{left}; {text}")
 
+    def interrupt(self) -> None:
+        """Takes the bar away, so that something else can be said or asked."""
+        self._end_task()
+        self.bars.refresh()
+
     def _end_task(self) -> None:
         if self.task is not None:
             self.bars.remove_task(self.task)

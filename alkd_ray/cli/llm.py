@@ -83,6 +83,15 @@ def serve(
         int | None,
         typer.Option("--rpm", "--requests-per-minute", min=1, help="More are refused with 429."),
     ] = None,
+    tokens_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            "--tpm",
+            "--tokens-per-minute",
+            min=1,
+            help="More are refused with 429; a request's prompt and coming answer count.",
+        ),
+    ] = None,
     quota_requests: Annotated[
         int | None,
         typer.Option(min=0, help="Billed answers until 429 insufficient_quota."),
@@ -90,9 +99,42 @@ def serve(
     api_key_env: Annotated[
         str, typer.Option(help="Environment variable with the key to demand.")
     ] = "",
+    batches: Annotated[
+        bool, typer.Option(help="Have /v1/files and /v1/batches, or answer 404.")
+    ] = True,
+    batch_price_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Price of a batch's line, of the live price.")
+    ] = 0.5,
+    batch_seconds: Annotated[
+        float, typer.Option(min=0, help="How long a batch takes; answers are spread over it.")
+    ] = 0.0,
+    batch_expire_after_seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="A batch expires then, with what it has; else in 24 hours."),
+    ] = None,
+    batch_lines_limit: Annotated[
+        int, typer.Option(min=1, help="A batch of more lines fails.")
+    ] = 50_000,
+    batch_bytes_limit: Annotated[
+        int, typer.Option(min=1, help="A batch whose file has more bytes fails.")
+    ] = 200_000_000,
+    batch_line_error_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Lines of batches that fail with 500, not billed.")
+    ] = 0.0,
+    batch_line_refused_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Lines of batches refused with 400, not billed.")
+    ] = 0.0,
+    batch_fail_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Batches that fail as a whole, not billed.")
+    ] = 0.0,
+    batch_drop_share: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Batches created though the connection drops first."),
+    ] = 0.0,
 ) -> None:
-    """Serves a simulated LLM that knows what titles say: /v1/chat/completions, /v1/models, /bill.
+    """Serves a simulated LLM that knows what titles say.
 
+    /v1/chat/completions, /v1/models, /v1/files, /v1/batches; /bill, /bill/log, /admissions.
     The first line printed tells the address. Ends on SIGTERM or Ctrl-C. Shares are probabilities.
     """
     from alkd_ray.llm_teachers import _server

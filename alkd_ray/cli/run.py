@@ -28,30 +28,39 @@ ConfigArgument = Annotated[
 ]
 
 
+YesOption = Annotated[
+    bool, typer.Option("--yes", "-y", help="Pay what the plan says without asking.")
+]
+
+
 def run(
     config: ConfigArgument = "quickstart",
     overrides: OverridesArgument = None,
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Runs everything: sessions in, a distilled student and a report out.
 
     What is there already is not made again: an interrupted run goes on where it stopped, and a
     changed field re-runs only what depends on it.
     """
-    finished = execute(config, overrides, "report", as_json)
+    finished = execute(config, overrides, "report", as_json, yes)
     show(finished, as_json)
 
 
-def execute(config: str, overrides: list[str] | None, until: str, quiet: bool) -> Finished:
-    """Loads and runs a config with a display."""
+def execute(
+    config: str, overrides: list[str] | None, until: str, quiet: bool, yes: bool = False
+) -> Finished:
+    """Loads and runs a config with a display; ``yes`` = what it costs is not asked about."""
     from alkd_ray.cli.console import RunDisplay
+    from alkd_ray.cli.plan import approval
     from alkd_ray.config import load
 
     resolved = load(config, overrides)
     with RunDisplay(quiet=quiet) as display:
         from alkd_ray.runtime import driver
 
-        return driver.execute(resolved, display, until)
+        return driver.execute(resolved, display, until, approval(resolved, display, yes))
 
 
 def show(finished: Finished, as_json: bool) -> None:

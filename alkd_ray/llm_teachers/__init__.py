@@ -28,7 +28,8 @@ class Endpoint:
         api_key_env: name of the environment variable that holds the key, "" for no key.
         api_key_file: file that holds the key, "" for none; read by whoever sends.
         rates: ``input_usd_per_million``, ``output_usd_per_million`` and, optionally,
-            ``cached_input_usd_per_million``; None = look the model's prices up.
+            ``cached_input_usd_per_million``, ``batch_input_usd_per_million`` and
+            ``batch_output_usd_per_million``; None = look the model's prices up.
         temperature: sampling temperature; None = leave it to the endpoint.
         timeout_seconds: longest wait for one answer.
         structured_output: ``schema`` asks for a JSON schema, ``json`` for any JSON object, ``off``

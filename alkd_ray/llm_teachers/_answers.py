@@ -1,18 +1,24 @@
-"""From the text of a prompt to the text of an answer, faults included. No network here."""
+"""From the body of a request to the body of an answer, faults included. No network here."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from alkd_ray.llm_teachers import _title_reader
-from alkd_ray.llm_teachers._behaviour import Behaviour
+from alkd_ray.llm_teachers._behaviour import MODEL, Behaviour
+from alkd_ray.llm_teachers._bill import Bill
 from alkd_ray.seeds import derive
 
 BYTES_PER_TOKEN = 4
+DEFAULT_MAX_TOKENS = 4_096
 
 _NUMBERED_TITLE = re.compile(r'^\s*(\d+)\.\s+(".*")\s*$', re.MULTILINE)
 _WANTED = re.compile(r"\bexactly (\d+)\b")
@@ -21,6 +27,53 @@ _NOT_UNDERSTOOD = (
     "a <session>, or describe the patterns of <example> blocks; I found neither here."
 )
 _NO_PATTERN = "The examples show no clear pattern."
+
+
+_ERROR_TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error in OpenAI's shape.
+
+    Attributes:
+        status: HTTP status.
+        code: OpenAI's machine-readable code; None for none.
+        headers: further headers of the response.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = headers
+
+    def body(self) -> dict[str, Any]:
+        """The response's body."""
+        kind = self.code or _ERROR_TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A request that was found to be in order.
+
+    Attributes:
+        prompt: the text of the messages.
+        prompt_tokens: its tokens.
+        max_tokens: the output limit.
+        digest: hash of the messages.
+    """
+
+    prompt: str
+    prompt_tokens: int
+    max_tokens: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +117,139 @@ class Answer:
 def tokens_of(text: str) -> int:
     """A deterministic estimate: a token for every started 4 bytes of UTF-8."""
     return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
+
+
+class Completions:
+    """Answers requests and bills them, live ones and lines of batches alike.
+
+    Equal requests are counted together, however they came, so that a request has the same first
+    answer both ways.
+    """
+
+    def __init__(self, behaviour: Behaviour, bill: Bill) -> None:
+        self.behaviour = behaviour
+        self.bill = bill
+        self._seen: Counter[str] = Counter()
+
+    def next_draw(self, request: ChatRequest) -> Draw:
+        """Chance for ``request``; the same until :meth:`count` is called."""
+        return Draw(self.behaviour.seed, request.digest, self._seen[request.digest])
+
+    def count(self, request: ChatRequest) -> None:
+        """Notes that ``request`` came once more."""
+        self._seen[request.digest] += 1
+
+    def check_quota(self) -> None:
+        """Lets pass what the quota leaves.
+
+        Raises:
+            RefusedError: it is used up.
+        """
+        quota = self.behaviour.quota_requests
+        if quota is not None and len(self.bill.entries) >= quota:
+            raise RefusedError(429, "You exceeded your current quota.", "insufficient_quota")
+
+    def generate(self, request: ChatRequest, draw: Draw) -> Answer:
+        """The answer; not billed yet."""
+        return answer(request.prompt, request.max_tokens, self.behaviour, draw)
+
+    def charge(
+        self, request: ChatRequest, generated: Answer, *, in_batch: bool = False
+    ) -> dict[str, Any]:
+        """Bills an answer.
+
+        Returns:
+            the response's body, a ``chat.completion``.
+        """
+        share = self.behaviour.batch_price_share if in_batch else None
+        entry = self.bill.add(
+            request.digest, request.prompt_tokens, generated.tokens, batch_price_share=share
+        )
+        return {
+            "id": f"chatcmpl-{request.digest}-{entry.number}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": MODEL,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": generated.text},
+                    "logprobs": None,
+                    "finish_reason": "length" if generated.is_cut else "stop",
+                }
+            ],
+            "usage": {
+                "prompt_tokens": entry.prompt_tokens,
+                "completion_tokens": entry.completion_tokens,
+                "total_tokens": entry.prompt_tokens + entry.completion_tokens,
+                "prompt_tokens_details": {"cached_tokens": 0},
+            },
+        }
+
+
+def read_request(body: Any, behaviour: Behaviour) -> ChatRequest:
+    """Checks the body of a request.
+
+    Args:
+        body: the body, parsed.
+        behaviour: what the endpoint accepts.
+
+    Raises:
+        RefusedError: says what is wrong with it.
+    """
+    if not isinstance(body, dict):
+        raise RefusedError(400, "The body must be a JSON object.")
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise RefusedError(400, "'messages' must be a list of at least one message.")
+    if body.get("model") != MODEL:
+        raise RefusedError(
+            404, f"The model {body.get('model')!r} does not exist; {MODEL} does.", "model_not_found"
+        )
+    if body.get("stream") or body.get("n", 1) != 1:
+        raise RefusedError(400, "'stream' and 'n' above 1 are not supported.")
+    for field in ("max_tokens", "max_completion_tokens"):
+        value = body.get(field)
+        if value is not None and (type(value) is not int or value < 1):
+            raise RefusedError(400, f"'{field}' must be a whole number above 0, not {value!r}.")
+    _check_format(body.get("response_format"), behaviour)
+    prompt = "\n".join(_text_of(message) for message in messages)
+    return ChatRequest(
+        prompt,
+        tokens_of(prompt),
+        body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_MAX_TOKENS,
+        hashlib.sha256(json.dumps(messages).encode()).hexdigest()[:16],
+    )
+
+
+def _check_format(wanted: Any, behaviour: Behaviour) -> None:
+    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
+    if kind == "json_schema" and not behaviour.json_schema:
+        raise RefusedError(400, "'response_format.type' must be 'text' or 'json_object'.")
+    if kind not in (None, "text", "json_object", "json_schema"):
+        raise RefusedError(400, f"'response_format.type' is unknown: {kind!r}.")
+
+
+def _text_of(message: Any) -> str:
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list):
+        content = "\n".join(
+            str(part.get("text", "")) if isinstance(part, dict) else "" for part in content
+        )
+    if not isinstance(content, str):
+        raise RefusedError(400, "Each message needs a 'content' that is text.")
+    if not is_unicode(content):
+        raise RefusedError(400, "A message holds half of a surrogate pair.")
+    return content
+
+
+def is_unicode(text: str) -> bool:
+    """Whether ``text`` can be written as UTF-8; half a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def answer(prompt: str, max_tokens: int, behaviour: Behaviour, draw: Draw) -> Answer:
@@ -146,6 +332,6 @@ def _blocks(text: str, tag: str) -> list[str]:
 
 def _decoded(title: str) -> str:
     try:
-        return json.loads(title)
+        return json.loads(title).encode(errors="replace").decode()  # "\\ud800" is half a character
     except ValueError:
         return title.strip('"')

@@ -64,11 +64,45 @@ class Behaviour(PluginConfig):
     requests_per_minute: int | None = Field(
         None, ge=1, description="more within 60 seconds are refused with 429 and Retry-After"
     )
+    tokens_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="more within 60 seconds are refused with 429 and Retry-After; a request counts "
+        "when it is admitted, with its prompt's tokens and those its answer will have",
+    )
     quota_requests: int | None = Field(
         None, ge=0, description="after so many billed answers: 429 insufficient_quota"
     )
     api_key_env: str = Field(
         "", description="environment variable with the key to demand; empty = no key"
+    )
+    batches: bool = Field(
+        True, description="have /v1/files and /v1/batches; else 404, as servers without them"
+    )
+    batch_price_share: float = Field(
+        0.5, ge=0, le=1, description="price of a batch's line, as a share of the live price"
+    )
+    batch_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="how long a batch takes: the first and the last 5% validating and finalizing, "
+        "its answers generated evenly in between; later where generating them takes longer",
+    )
+    batch_expire_after_seconds: float | None = Field(
+        None, ge=0, description="a batch expires then, with what was generated; null = in 24 hours"
+    )
+    batch_lines_limit: int = Field(50_000, ge=1, description="a batch of more lines fails")
+    batch_bytes_limit: int = Field(
+        200_000_000, ge=1, description="a batch whose file has more bytes fails"
+    )
+    batch_line_error_share: float = _share("lines of batches that fail with 500, not billed")
+    batch_line_refused_share: float = _share("lines of batches refused with 400, not billed")
+    batch_fail_share: float = _share(
+        "batches that fail as a whole, not billed; drawn from the file's content and how often it "
+        "was submitted"
+    )
+    batch_drop_share: float = _share(
+        "batches that are created although the connection drops before the answer"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from alkd_ray.errors import InputError
 
 _PICO_PER_MICRO = 1_000_000  # a dollar per million tokens is a million pico-dollars a token
+_SHARE_STEPS = 1_000_000  # a share of the price is taken in millionths, so that sums stay whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class BillEntry:
         prompt_tokens: tokens read.
         completion_tokens: tokens written.
         microusd: the price, rounded up.
+        is_batch: whether it is a line of a batch, at the batch's price.
     """
 
     number: int
@@ -30,6 +32,7 @@ class BillEntry:
     prompt_tokens: int
     completion_tokens: int
     microusd: int
+    is_batch: bool = False
 
 
 class Bill:
@@ -56,15 +59,32 @@ class Bill:
         if file is not None:
             self._open(file)
 
-    def add(self, request: str, prompt_tokens: int, completion_tokens: int) -> BillEntry:
-        """Charges one answer."""
+    def add(
+        self,
+        request: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        *,
+        batch_price_share: float | None = None,
+    ) -> BillEntry:
+        """Charges one answer.
+
+        Args:
+            request: hash of the request's messages.
+            prompt_tokens: tokens read.
+            completion_tokens: tokens written.
+            batch_price_share: of a batch's line: the share of the live price that it costs. None =
+                a live request.
+        """
         pico = prompt_tokens * self._pico_per_input + completion_tokens * self._pico_per_output
+        share = 1.0 if batch_price_share is None else batch_price_share
         entry = BillEntry(
             len(self.entries) + 1,
             request,
             prompt_tokens,
             completion_tokens,
-            -(-pico // _PICO_PER_MICRO),
+            -(-pico * round(share * _SHARE_STEPS) // (_PICO_PER_MICRO * _SHARE_STEPS)),
+            batch_price_share is not None,
         )
         if self._handle is not None:
             os.write(self._handle, (json.dumps(asdict(entry)) + "\n").encode())

@@ -105,17 +105,17 @@ class ChatClient:
                 raise OutcomeUnknownError(
                     f"HTTP {error.status_code} from a gateway; the endpoint may have answered"
                 ) from None
-            raise _refused(error) from None
+            raise refused(error) from None
         except openai.APIConnectionError as error:
-            if _never_sent(error):
+            if never_sent(error):
                 raise NotBilledError(
-                    f"no connection to {self.endpoint.base_url}: {_root(error)}"
+                    f"no connection to {self.endpoint.base_url}: {root_cause(error)}"
                 ) from None
             raise OutcomeUnknownError(
-                f"the connection ended without an answer: {_root(error)}"
+                f"the connection ended without an answer: {root_cause(error)}"
             ) from None
         except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
-            raise OutcomeUnknownError(f"the answer broke off: {_root(error)}") from None
+            raise OutcomeUnknownError(f"the answer broke off: {root_cause(error)}") from None
         return read_answer(raw)
 
 
@@ -136,7 +136,8 @@ def api_key(endpoint: Endpoint) -> str:
     return os.environ.get(endpoint.api_key_env, "").strip() if endpoint.api_key_env else ""
 
 
-def _refused(error: openai.APIStatusError) -> NotBilledError:
+def refused(error: openai.APIStatusError) -> NotBilledError:
+    """What a response with an error status means, for a request that was not billed."""
     status = error.status_code
     body = error.body if isinstance(error.body, dict) else {}
     code = str(body.get("code") or body.get("type") or "")
@@ -175,7 +176,7 @@ def _causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _never_sent(error: BaseException) -> bool:
+def never_sent(error: BaseException) -> bool:
     """Whether no byte of the request can have reached the endpoint.
 
     The SDK's transport reports a connection that the server closed as a failed one, so the
@@ -191,6 +192,7 @@ def _never_sent(error: BaseException) -> bool:
     return any(isinstance(cause, kinds) for cause in _causes(error))
 
 
-def _root(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
+    """The first of the errors that led to this one, in words."""
     last = _causes(error)[-1]
     return f"{type(last).__name__} {last}".strip()

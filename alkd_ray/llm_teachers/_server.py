@@ -3,58 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import json
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from alkd_ray.errors import InputError
-from alkd_ray.llm_teachers._answers import Draw, answer, tokens_of
+from alkd_ray.llm_teachers._answers import Completions, Draw, RefusedError, read_request
+from alkd_ray.llm_teachers._batches import Batches, DroppedError
 from alkd_ray.llm_teachers._behaviour import MODEL, Behaviour
 from alkd_ray.llm_teachers._bill import Bill
+from alkd_ray.llm_teachers._files import Files
 
 LARGEST_BODY_BYTES = 4 * 2**20
-DEFAULT_MAX_TOKENS = 4_096
 _SHUTDOWN_SECONDS = 2.0
+_WINDOW_SECONDS = 60.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class _RefusedError(Exception):
-    """A request that is answered with an error in OpenAI's shape."""
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A request that was let in: the moment (monotonic seconds) and its tokens, answer included."""
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        code: str | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.headers = headers
-
-    def response(self) -> web.Response:
-        kind = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
-        error = {
-            "message": str(self),
-            "type": self.code or kind.get(self.status, "invalid_request_error"),
-            "param": None,
-            "code": self.code,
-        }
-        return web.json_response({"error": error}, status=self.status, headers=self.headers)
+    moment: float
+    tokens: int
 
 
 class SimulatedEndpoint:
@@ -62,6 +46,11 @@ class SimulatedEndpoint:
 
     An answer is billed when it has been generated, whether or not it arrives. One event loop;
     requests overlap in their waits, never in their bookkeeping.
+
+    Beside OpenAI's routes, files and batches among them, there are three without a key: ``/bill``
+    (totals), ``/bill/log`` (each answer) and ``/admissions``, a list of ``[seconds since the start,
+    prompt tokens, completion tokens]`` of each live request that was let in, whatever became of it
+    then.
     """
 
     def __init__(self, behaviour: Behaviour, bill: Bill) -> None:
@@ -78,13 +67,16 @@ class SimulatedEndpoint:
                 f"api_key_env names {behaviour.api_key_env}, which is not set in the environment; "
                 "set it or leave the option out"
             )
-        self._seen: Counter[str] = Counter()
-        self._admitted: deque[float] = deque()  # monotonic seconds, the last minute's
+        self._completions = Completions(behaviour, bill)
+        self._started = time.monotonic()
+        self._admitted: deque[_Admitted] = deque()  # the last minute's
+        self._admitted_tokens = 0  # the sum of theirs
+        self._admissions_log: list[tuple[float, int, int]] = []
 
     def application(self) -> web.Application:
         """The routes, for aiohttp to serve."""
         application = web.Application(
-            client_max_size=LARGEST_BODY_BYTES, middlewares=[_errors_as_json]
+            client_max_size=LARGEST_BODY_BYTES, middlewares=[_errors_as_json, self._with_key]
         )
         application.add_routes(
             [
@@ -93,53 +85,37 @@ class SimulatedEndpoint:
                 web.get("/health", self._health),
                 web.get("/bill", self._bill),
                 web.get("/bill/log", self._bill_log),
+                web.get("/admissions", self._admissions),
             ]
         )
+        if self.behaviour.batches:
+            files = Files()
+            batches = Batches(self._completions, files)
+            application.add_routes([*files.routes(), *batches.routes()])
+            application.cleanup_ctx.append(batches.running)
         return application
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        self._check_key(request)
-        body = _checked_body(await request.read(), self.behaviour)
-        self._admit()
-        contents = [_text_of(message) for message in body["messages"]]
-        digest = hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()[:16]
-        draw = Draw(self.behaviour.seed, digest, self._seen[digest])
-        self._seen[digest] += 1
+        asked = read_request(_parsed(await request.read()), self.behaviour)
+        completions = self._completions
+        completions.check_quota()
+        # A request beyond a limit costs no answer; one that might fit needs its answer's length.
+        self._refuse_beyond_limits(asked.prompt_tokens)
+        draw = completions.next_draw(asked)
+        generated = completions.generate(asked, draw)
+        self._refuse_beyond_limits(asked.prompt_tokens + generated.tokens)
+        self._admit(asked.prompt_tokens, generated.tokens)
+        completions.count(asked)
         self._fail_at_times(draw)
         await asyncio.sleep(self._wait_seconds(draw))
         if draw.happens("drop before", self.behaviour.drop_before_share):
-            return _dropped(request)
-        prompt = "\n".join(contents)
-        limit = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_MAX_TOKENS
-        generated = answer(prompt, limit, self.behaviour, draw)
-        entry = self.bill.add(digest, tokens_of(prompt), generated.tokens)
+            raise DroppedError
+        body = completions.charge(asked, generated)
         if draw.happens("drop after", self.behaviour.drop_after_share):
-            return _dropped(request)
-        return web.json_response(
-            {
-                "id": f"chatcmpl-{digest}-{entry.number}",
-                "object": "chat.completion",
-                "created": int(time.time()),
-                "model": MODEL,
-                "choices": [
-                    {
-                        "index": 0,
-                        "message": {"role": "assistant", "content": generated.text},
-                        "logprobs": None,
-                        "finish_reason": "length" if generated.is_cut else "stop",
-                    }
-                ],
-                "usage": {
-                    "prompt_tokens": entry.prompt_tokens,
-                    "completion_tokens": entry.completion_tokens,
-                    "total_tokens": entry.prompt_tokens + entry.completion_tokens,
-                    "prompt_tokens_details": {"cached_tokens": 0},
-                },
-            }
-        )
+            raise DroppedError
+        return web.json_response(body)
 
     async def _models(self, request: web.Request) -> web.Response:
-        self._check_key(request)
         model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "alkd_ray"}
         return web.json_response({"object": "list", "data": [model]})
 
@@ -152,41 +128,64 @@ class SimulatedEndpoint:
     async def _bill_log(self, request: web.Request) -> web.Response:
         return web.json_response([asdict(entry) for entry in self.bill.entries])
 
-    def _check_key(self, request: web.Request) -> None:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self.key and not hmac.compare_digest(given.encode(), self.key.encode()):
-            raise _RefusedError(401, "Incorrect API key provided.", "invalid_api_key")
+    async def _admissions(self, request: web.Request) -> web.Response:
+        return web.json_response(self._admissions_log)
 
-    def _admit(self) -> None:
-        """Refuses what goes beyond the quota or the rate."""
-        quota, rate = self.behaviour.quota_requests, self.behaviour.requests_per_minute
-        if quota is not None and len(self.bill.entries) >= quota:
-            raise _RefusedError(429, "You exceeded your current quota.", "insufficient_quota")
-        if rate is None:
-            return
+    @web.middleware
+    async def _with_key(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        is_guarded = bool(self.key) and request.path.startswith("/v1/")
+        if is_guarded and not hmac.compare_digest(
+            given.encode(errors="surrogateescape"), self.key.encode()
+        ):
+            raise RefusedError(401, "Incorrect API key provided.", "invalid_api_key")
+        return await handler(request)
+
+    def _refuse_beyond_limits(self, tokens: int) -> None:
+        """Refuses a request that the requests or the tokens of the last minute leave no room for.
+
+        Args:
+            tokens: what the request needs.
+        """
         now = time.monotonic()
-        while self._admitted and now - self._admitted[0] >= 60:
-            self._admitted.popleft()
-        if len(self._admitted) >= rate:
-            wait = f"{60 - (now - self._admitted[0]):.3f}"
-            raise _RefusedError(
+        while self._admitted and now - self._admitted[0].moment >= _WINDOW_SECONDS:
+            self._admitted_tokens -= self._admitted.popleft().tokens
+        rate = self.behaviour.requests_per_minute
+        if rate is not None and len(self._admitted) >= rate:
+            raise _rate_limited("requests", rate, self._admitted[0].moment - now)
+        limit = self.behaviour.tokens_per_minute
+        if limit is None:
+            return
+        if tokens > limit:
+            raise RefusedError(
                 429,
-                f"Rate limit reached: {rate} requests per minute. Try again in {wait} s.",
+                f"Request too large: {tokens} tokens, but the limit is {limit} tokens per minute.",
                 "rate_limit_exceeded",
-                {"Retry-After": wait, "x-ratelimit-limit-requests": str(rate)},
             )
-        self._admitted.append(now)
+        missing = self._admitted_tokens + tokens - limit
+        for admitted in self._admitted:
+            if missing <= 0:
+                return
+            missing -= admitted.tokens
+            if missing <= 0:
+                raise _rate_limited("tokens", limit, admitted.moment - now)
+
+    def _admit(self, prompt_tokens: int, completion_tokens: int) -> None:
+        now = time.monotonic()
+        self._admitted.append(_Admitted(now, prompt_tokens + completion_tokens))
+        self._admitted_tokens += prompt_tokens + completion_tokens
+        self._admissions_log.append((now - self._started, prompt_tokens, completion_tokens))
 
     def _fail_at_times(self, draw: Draw) -> None:
         if draw.happens("rate limited", self.behaviour.rate_limited_share):
-            raise _RefusedError(
+            raise RefusedError(
                 429,
                 "Rate limit reached.",
                 "rate_limit_exceeded",
                 {"Retry-After": f"{self.behaviour.retry_after_seconds:g}"},
             )
         if draw.happens("server error", self.behaviour.server_error_share):
-            raise _RefusedError(500, "The server had an error while processing your request.")
+            raise RefusedError(500, "The server had an error while processing your request.")
 
     def _wait_seconds(self, draw: Draw) -> float:
         behaviour = self.behaviour
@@ -257,61 +256,35 @@ def _wait_for_stdin(loop: asyncio.AbstractEventLoop, over: asyncio.Event) -> Non
     loop.call_soon_threadsafe(over.set)
 
 
-def _checked_body(raw: bytes, behaviour: Behaviour) -> dict[str, Any]:
-    """The request as an object, or a refusal that says what is wrong with it."""
+def _rate_limited(what: str, limit: int, since_seconds: float) -> RefusedError:
+    """The refusal by a limit; what is in the way was let in at ``since_seconds`` (negative)."""
+    milliseconds = math.ceil((_WINDOW_SECONDS + since_seconds) * 1000)
+    wait = f"{milliseconds / 1000:.3f}"
+    return RefusedError(
+        429,
+        f"Rate limit reached: {limit} {what} per minute. Try again in {wait} s.",
+        "rate_limit_exceeded",
+        {"Retry-After": wait, f"x-ratelimit-limit-{what}": str(limit)},
+    )
+
+
+def _parsed(raw: bytes) -> Any:
     try:
-        body = json.loads(raw)
-    except ValueError as error:
-        raise _RefusedError(400, f"We could not parse the JSON body: {error}") from error
-    if not isinstance(body, dict):
-        raise _RefusedError(400, "The body must be a JSON object.")
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise _RefusedError(400, "'messages' must be a list of at least one message.")
-    if body.get("model") != MODEL:
-        raise _RefusedError(
-            404, f"The model {body.get('model')!r} does not exist; {MODEL} does.", "model_not_found"
-        )
-    if body.get("stream") or body.get("n", 1) != 1:
-        raise _RefusedError(400, "'stream' and 'n' above 1 are not supported.")
-    for field in ("max_tokens", "max_completion_tokens"):
-        value = body.get(field)
-        if value is not None and (type(value) is not int or value < 1):
-            raise _RefusedError(400, f"'{field}' must be a whole number above 0, not {value!r}.")
-    _check_format(body.get("response_format"), behaviour)
-    return body
-
-
-def _check_format(wanted: Any, behaviour: Behaviour) -> None:
-    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
-    if kind == "json_schema" and not behaviour.json_schema:
-        raise _RefusedError(400, "'response_format.type' must be 'text' or 'json_object'.")
-    if kind not in (None, "text", "json_object", "json_schema"):
-        raise _RefusedError(400, f"'response_format.type' is unknown: {kind!r}.")
-
-
-def _text_of(message: Any) -> str:
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, list):
-        content = "\n".join(
-            part.get("text", "") if isinstance(part, dict) else "" for part in content
-        )
-    if not isinstance(content, str):
-        raise _RefusedError(400, "Each message needs a 'content' that is text.")
-    return content
-
-
-def _dropped(request: web.Request) -> web.StreamResponse:
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response()
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, f"We could not parse the JSON body: {error}") from error
 
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except _RefusedError as refused:
-        return refused.response()
+    except DroppedError:
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
+    except RefusedError as error:
+        refused = error
     except web.HTTPException as error:
-        return _RefusedError(error.status, error.text or error.reason).response()
+        refused = RefusedError(error.status, error.text or error.reason)
+    return web.json_response(refused.body(), status=refused.status, headers=refused.headers)

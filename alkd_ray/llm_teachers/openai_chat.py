@@ -36,7 +36,8 @@ class OpenAIChat:
         rates: dict[str, float] | None = Field(
             None,
             description="input_usd_per_million, output_usd_per_million and, optionally, "
-            "cached_input_usd_per_million; needed where the model's price is unknown (0 is a rate)",
+            "cached_input_usd_per_million and batch_{input,output}_usd_per_million; needed where "
+            "the model's price is unknown (0 is a rate)",
         )
         temperature: float | None = Field(0.0, ge=0, description="null = leave it to the endpoint")
         timeout_seconds: float = Field(120.0, gt=0, description="longest wait for one answer")

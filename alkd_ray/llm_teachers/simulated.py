@@ -46,6 +46,7 @@ class Simulated:
 
     def describe(self) -> Endpoint:
         """See :class:`alkd_ray.llm_teachers.ChatTeacher`."""
+        share = self.behaviour.batch_price_share
         return Endpoint(
             identity=identity_of(self.behaviour),
             base_url="",
@@ -54,6 +55,8 @@ class Simulated:
             rates={
                 "input_usd_per_million": self.behaviour.input_usd_per_million,
                 "output_usd_per_million": self.behaviour.output_usd_per_million,
+                "batch_input_usd_per_million": self.behaviour.input_usd_per_million * share,
+                "batch_output_usd_per_million": self.behaviour.output_usd_per_million * share,
             },
             timeout_seconds=self.timeout_seconds,
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from alkd_ray.annotation.planning import Plan
 from alkd_ray.config import RunConfig
 from alkd_ray.errors import AlkdError
 from alkd_ray.pipeline import Engines
+from alkd_ray.plans import Reread
 from alkd_ray.results import RunResult
 from alkd_ray.scoring import ScoreJob, score_in_process
 from alkd_ray.stages import Context, Listener
@@ -44,8 +46,18 @@ class Finished:
     lines: tuple[str, ...] = ()
 
 
-def execute(config: RunConfig, listener: Listener, until: str = "report") -> Finished:
+Approve = Callable[[Plan], None]
+
+
+def execute(
+    config: RunConfig,
+    listener: Listener,
+    until: str = "report",
+    approve: Approve | None = None,
+) -> Finished:
     """Runs ``config`` up to stage ``until``; a whole run is logged to MLflow.
+
+    ``approve`` is shown what will be paid before anything is sent, and raises to send nothing.
 
     Ray is started only when a stage that needs it has work to do, and ended before returning.
     A tracking server that cannot be reached loses nothing: the run is on disk, the warning says
@@ -55,7 +67,10 @@ def execute(config: RunConfig, listener: Listener, until: str = "report") -> Fin
     root = artifacts.run_root()
     root.mkdir(parents=True, exist_ok=True)
     try:
-        result = pipeline.run(config, root, listener, engines_of(config, root), until)
+        engines = engines_of(config, root)
+        if approve is not None:
+            engines = replace(engines, approve=approve)
+        result = pipeline.run(config, root, listener, engines, until)
     finally:
         _end_ray()
     record = root / "records" / result.run_id / "run.json"
@@ -81,6 +96,19 @@ def execute(config: RunConfig, listener: Listener, until: str = "report") -> Fin
 
 def plan(config: RunConfig, listener: Listener) -> Plan | None:
     """What the rankings of ``config`` will cost; None where nothing is asked. Sends nothing."""
+    found = _before_the_first_request(config, listener)
+    return None if found is None else plans.plan(*found)
+
+
+def reread(config: RunConfig, listener: Listener) -> Reread | None:
+    """Reads the stored answers of ``config`` anew; None where there are none. Sends nothing."""
+    found = _before_the_first_request(config, listener)
+    return None if found is None else plans.reread(*found)
+
+
+def _before_the_first_request(
+    config: RunConfig, listener: Listener
+) -> tuple[Context, plans.Inputs] | None:
     _one_thread()
     root = artifacts.run_root()
     root.mkdir(parents=True, exist_ok=True)
@@ -90,13 +118,9 @@ def plan(config: RunConfig, listener: Listener) -> Plan | None:
         _end_ray()
     if "candidates" not in result.by_seed:
         return None
-    return plans.plan(
-        Context(config, root, listener),
-        result.dataset,
-        result.by_seed["teacher"],
-        result.by_seed["candidates"],
-        result.run_id,
-    )
+    by_seed = result.by_seed
+    inputs = plans.Inputs(result.dataset, by_seed["teacher"], by_seed["candidates"], result.run_id)
+    return Context(config, root, listener), inputs
 
 
 def engines_of(config: RunConfig, root: Path) -> Engines:
@@ -113,8 +137,9 @@ def engines_of(config: RunConfig, root: Path) -> Engines:
             scoring.score(job, out)
 
     def annotate(job: worker.AnnotationJob, progress: Any = None) -> Any:
-        # A replay reads a table; there is nothing to wait for in parallel.
-        if config.annotation.engine == "local" or config.llm.teacher == "replay":
+        # A replay reads a table, a batch is waited for: there is nothing to do in parallel.
+        is_one_worker = config.llm.teacher == "replay" or config.annotation.mode == "batch"
+        if config.annotation.engine == "local" or is_one_worker:
             return worker.annotate(job, progress)
         from alkd_ray.runtime import annotators
 

@@ -1,0 +1,129 @@
+"""What the books know of batches: files of requests that an endpoint works through by itself.
+
+A batch is written down before it is submitted, with a hold for each of its requests, and found
+again by its label, so that a process that dies at any step leaves nothing that is not known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from alkd_ray.annotation.database import Database, now
+from alkd_ray.annotation.entries import HOLD_COLUMNS, HoldEntry, entry_of
+
+BATCH_COLUMNS = (
+    "label, budget, owner, endpoint, model, structured, file_id, batch_id, is_over, outcome, "
+    "prepared_at, ended_at"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEntry:
+    """One batch.
+
+    Attributes:
+        label: of our making; stands in the batch's metadata at the endpoint.
+        budget: what its holds count against.
+        owner: the run.
+        endpoint: identity of the endpoint.
+        model: the model's name.
+        structured: the response format that its requests ask for.
+        file_id: the endpoint's id of its uploaded file, "" before.
+        batch_id: the endpoint's id of the batch, "" while it is not known to be submitted.
+        is_over: its answers are recorded.
+        outcome: how it ended.
+        prepared_at, ended_at: UTC, ISO 8601; "" for not yet.
+    """
+
+    label: str
+    budget: str
+    owner: str
+    endpoint: str
+    model: str
+    structured: str
+    file_id: str
+    batch_id: str
+    is_over: bool
+    outcome: str
+    prepared_at: str
+    ended_at: str
+
+
+class Batches:
+    """Batches of one :class:`~alkd_ray.annotation.database.Database`.
+
+    Every writing method is one transaction, joined to the caller's where one is open.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def prepare(
+        self, label: str, *, budget: str, owner: str, endpoint: str, model: str, structured: str
+    ) -> None:
+        """Writes a batch down, in the transaction that holds for its requests."""
+        with self.database.transaction():
+            self.database.execute(
+                "INSERT INTO batches (label, budget, owner, endpoint, model, structured, "
+                "prepared_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (label, budget, owner, endpoint, model, structured, now()),
+            )
+
+    def note_file(self, label: str, file_id: str) -> None:
+        """Its requests are uploaded."""
+        with self.database.transaction():
+            self.database.execute(
+                "UPDATE batches SET file_id = ? WHERE label = ?", (file_id, label)
+            )
+
+    def note_submitted(self, label: str, batch_id: str) -> None:
+        """The endpoint has it."""
+        with self.database.transaction():
+            self.database.execute(
+                "UPDATE batches SET batch_id = ? WHERE label = ?", (batch_id, label)
+            )
+
+    def end(self, label: str, outcome: str) -> None:
+        """All that can be known of it is recorded."""
+        with self.database.transaction():
+            self.database.execute(
+                "UPDATE batches SET is_over = 1, outcome = ?, ended_at = ? WHERE label = ?",
+                (outcome, now(), label),
+            )
+
+    def under_way(self, endpoint: str, model: str) -> list[BatchEntry]:
+        """Batches of an endpoint that are not over, of any budget, in the order of making."""
+        return self._found("WHERE is_over = 0 AND endpoint = ? AND model = ?", (endpoint, model))
+
+    def all(self) -> list[BatchEntry]:
+        """Every batch, in the order of their making."""
+        return self._found("", ())
+
+    def entry(self, label: str) -> BatchEntry:
+        """One batch by its label."""
+        return self._found("WHERE label = ?", (label,))[0]
+
+    def holds(self, label: str) -> list[HoldEntry]:
+        """The holds of its requests, in the file's order."""
+        rows = self.database.execute(
+            f"SELECT {HOLD_COLUMNS} FROM holds WHERE batch = ? AND batch <> '' ORDER BY number",  # noqa: S608 - our own column names
+            (label,),
+        )
+        return [entry_of(row) for row in rows]
+
+    def _found(self, condition: str, parameters: tuple[Any, ...]) -> list[BatchEntry]:
+        rows = self.database.execute(
+            f"SELECT {BATCH_COLUMNS} FROM batches {condition} ORDER BY number",  # noqa: S608 - our own text
+            parameters,
+        )
+        return [
+            BatchEntry(
+                *row[:8],
+                is_over=bool(row[8]),
+                outcome=row[9],
+                prepared_at=row[10],
+                ended_at=row[11],
+            )
+            for row in rows
+        ]
