@@ -6,10 +6,13 @@ root: what one run has paid for, every other run finds. The stage outputs here a
 
 from __future__ import annotations
 
+import functools
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +23,10 @@ from alkd_ray import sessions as windows_of
 from alkd_ray.annotation import hints as hint_writer
 from alkd_ray.annotation import worker
 from alkd_ray.annotation.database import FILE_NAME
+from alkd_ray.annotation.meter import Meter, Point
 from alkd_ray.annotation.parse import PARSER_VERSION
 from alkd_ray.annotation.passes import Progress
+from alkd_ray.annotation.pricing import usd
 from alkd_ray.annotation.prompts import HINTS_VERSION, RANK_VERSION
 from alkd_ray.annotation.worker import AnnotationJob
 from alkd_ray.artifacts import StageOutput
@@ -38,6 +43,16 @@ from alkd_ray.types import (
     IntArray,
     RankRequest,
 )
+
+NO_HINTS: dict[str, Any] = {
+    "text": "",
+    "key": "",
+    "cost_microusd": 0,
+    "prompt_tokens": 0,
+    "completion_tokens": 0,
+    "prompt": "",
+    "model": "",
+}
 
 Annotate = Callable[[AnnotationJob, Callable[[Progress], None] | None], AnnotationOutcome]
 
@@ -107,7 +122,7 @@ def hints(
     def make(folder: Path) -> None:
         examples = hint_examples(context, imported, teacher, seed)
         written = hint_writer.write_hints(examples, job_of(context, imported, (), run_id))
-        artifacts.write_json(folder / "hints.json", asdict(written))
+        _write_hints({**asdict(written), "prompt": HINTS_VERSION, "model": _model(config)}, folder)
 
     settings = {
         "hints": config.hints.model_dump(),
@@ -116,8 +131,12 @@ def hints(
         "prompt": HINTS_VERSION,
     }
     if not wants_hints(config):
-        make = _no_hints
+        make = functools.partial(_write_hints, NO_HINTS)
         settings = {"hints": "none"}
+        if config.hints.enabled and config.hints.artifact:
+            named = kept_hints(context.root, config.hints.artifact)
+            make = functools.partial(_write_hints, named)
+            settings = {"hints": named}
     return context.produce(
         "hints",
         make,
@@ -150,12 +169,13 @@ def annotate(context: Context, questions: Questions, run: Annotate, run_id: str)
     if isinstance(teacher, RecordedTeacher):
         inputs["recording"] = teacher.fingerprint
     key = artifacts.stage_key("annotation", 1, inputs, settings, None)
+    meter = Meter()
     if not (context.root / "annotation" / key).is_dir():
         asked = _requests(context, questions)
         context.listener.stage_started("annotation", None)
-        outcome = run(
-            job_of(context, questions.dataset, tuple(asked.values()), run_id), _told(context)
-        )
+        job = job_of(context, questions.dataset, tuple(asked.values()), run_id)
+        outcome = run(job, _told(context, meter))
+        meter.finish(outcome)
         if outcome.status != "complete":
             settings = {**settings, "so far": _digest(outcome)}
     else:
@@ -164,6 +184,7 @@ def annotate(context: Context, questions: Questions, run: Annotate, run_id: str)
     def make(folder: Path) -> None:
         assert outcome is not None
         _write(folder, context, questions, asked, outcome)
+        artifacts.write_json(folder / "progress.json", [asdict(p) for p in meter.history])
 
     output = context.produce("annotation", make, version=1, inputs=inputs, settings=settings)
     found = json.loads((output.folder / "outcome.json").read_text("utf-8"))
@@ -178,8 +199,39 @@ def annotate(context: Context, questions: Questions, run: Annotate, run_id: str)
 
 
 def wants_hints(config: RunConfig) -> bool:
-    """Whether the LLM is asked for hints; a recording cannot be."""
-    return config.hints.enabled and config.llm.teacher != "replay"
+    """Whether the LLM is asked for hints; a recording cannot be, named ones are there."""
+    wanted = config.hints.enabled and not config.hints.artifact
+    return wanted and config.llm.teacher != "replay"
+
+
+def kept_hints(root: Path, name: str) -> dict[str, Any]:
+    """Hints that were written earlier, as ``hints.json`` holds them; using them costs nothing.
+
+    Args:
+        root: the run root.
+        name: the key of a hints output below it, or a file: a ``hints.json``, or plain text.
+
+    Raises:
+        InputError: there are no such hints.
+    """
+    file = root / "hints" / name / "hints.json"
+    if not file.is_file():
+        file = Path(name)
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"hints.artifact: {name} is neither the key of hints below {root} nor a file of text; "
+            "alkd annotate hints lists the keys"
+        ) from error
+    if file.suffix == ".json":
+        try:
+            text = json.loads(text)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"hints.artifact: {file} is not a hints.json") from error
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"hints.artifact: {file} holds no text")
+    return {**NO_HINTS, "text": text.strip()}
 
 
 def hint_examples(
@@ -306,6 +358,10 @@ def _row(annotation: Annotation) -> dict[str, object]:
     }
 
 
+def _model(config: RunConfig) -> str:
+    return worker.teacher_of(config.llm).describe().model
+
+
 def _digest(outcome: AnnotationOutcome) -> str:
     return canonical_hash(
         [outcome.status, [[a.key, a.ranking.tolist()] for a in outcome.annotations]]
@@ -331,26 +387,27 @@ def job_of(
     )
 
 
-def _told(context: Context) -> Callable[[Progress], None]:
+def _told(context: Context, meter: Meter) -> Callable[[Progress], None]:
+    began = time.monotonic()
+
     def tell(progress: Progress) -> None:
-        context.listener.progress(
-            progress.done,
-            progress.total,
-            f"{progress.in_flight} in flight, {progress.failed} failed, "
-            f"{progress.settled_microusd / 1e6:.4f} USD settled, "
-            f"{progress.held_microusd / 1e6:.4f} held"
-            + (f" of {progress.cap_microusd / 1e6:.2f}" if progress.cap_microusd else ""),
-        )
+        point = meter.add(progress, time.monotonic() - began)
+        context.listener.progress(progress.done, progress.total, _in_words(point, progress))
 
     return tell
 
 
-def _no_hints(folder: Path) -> None:
-    nothing = {
-        "text": "",
-        "key": "",
-        "cost_microusd": 0,
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
-    }
-    artifacts.write_json(folder / "hints.json", nothing)
+def _in_words(point: Point, progress: Progress) -> str:
+    money = f"{usd(point.settled_microusd)} settled + {usd(point.held_microusd)} held"
+    if point.unresolved_microusd:
+        money += f" + {usd(point.unresolved_microusd)} unresolved"
+    if progress.cap_microusd is not None:
+        money += f" of {usd(progress.cap_microusd)}"
+    return (
+        f"{point.requests_per_second:,.1f} requests/s, {point.tokens_per_second:,.0f} tokens/s, "
+        f"{point.in_flight} in flight, {point.failed} failed; {money}"
+    )
+
+
+def _write_hints(written: dict[str, Any], folder: Path) -> None:
+    artifacts.write_json(folder / "hints.json", written)

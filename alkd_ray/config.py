@@ -88,6 +88,11 @@ class HintsConfig(_Part):
     """Behaviour patterns that the LLM writes down first, from the teacher's predictions."""
 
     enabled: bool = True
+    artifact: str = Field(
+        default="",
+        description="hints to use instead of asking for them: a key that alkd annotate hints "
+        "lists, or a file (a hints.json, or plain text)",
+    )
     sessions: int = Field(default=20, ge=1, description="training sessions shown")
     top: int = Field(default=20, ge=1, description="the teacher's top items shown for each")
 

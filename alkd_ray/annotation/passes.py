@@ -43,7 +43,8 @@ class Progress:
         failed: rows that failed for good.
         in_flight: requests sent and not settled.
         sent: requests sent by this pass.
-        settled_microusd, held_microusd: of the budget.
+        settled_microusd, held_microusd, unresolved_microusd: of the budget.
+        settled_tokens: of the budget.
         cap_microusd: None for no cap on money.
     """
 
@@ -54,6 +55,8 @@ class Progress:
     sent: int
     settled_microusd: int
     held_microusd: int
+    unresolved_microusd: int
+    settled_tokens: int
     cap_microusd: int | None
 
 
@@ -98,6 +101,8 @@ class Pass:
             sent=standing.sent,
             settled_microusd=standing.ledger.settled.microusd,
             held_microusd=standing.ledger.held.microusd,
+            unresolved_microusd=standing.ledger.unresolved.microusd,
+            settled_tokens=standing.ledger.settled.tokens,
             cap_microusd=standing.ledger.caps.microusd,
         )
 

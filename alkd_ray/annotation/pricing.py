@@ -7,6 +7,7 @@ touching the network, or from the config. A price that is not known is an error,
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -226,10 +227,11 @@ def _given(given: Mapping[str, Any], model: str, in_batches: bool) -> Rates:
 @cache
 def _snapshot() -> DataSnapshot:
     """The bundled prices themselves, even where other code of the process fetched newer ones."""
-    from genai_prices import data
     from genai_prices.data_snapshot import DataSnapshot
 
-    return DataSnapshot(providers=data.providers, from_auto_update=False)
+    # By name: a type checker would read the whole price list, which takes it minutes.
+    providers = importlib.import_module("genai_prices.data").providers
+    return DataSnapshot(providers=providers, from_auto_update=False)
 
 
 def _listed(model: str, base_url: str, service_tier: str, in_batches: bool) -> Rates:
@@ -245,18 +247,14 @@ def _listed(model: str, base_url: str, service_tier: str, in_batches: bool) -> R
         provider, found = _snapshot().find_provider_model(model, None, None, base_url or None)
     except LookupError as error:
         raise InputError(f"{where} has no known price in {version}; {how}") from error
-    context = {"service_tier": service_tier} if service_tier else {}
-    if context and not any(variant.when == context for variant in found.price_variants or ()):
+    context: dict[str, str] = {"service_tier": service_tier} if service_tier else {}
+    if context and not _has_variant(found, context):
         raise InputError(
             f"{where} has no known price for service tier {service_tier!r} in {version}; {how}"
         )
-    batch = {"processing": "batch"}
-    is_batch_priced = in_batches and any(
-        variant.when == batch for variant in found.price_variants or ()
-    )
-    if is_batch_priced:
-        context = {**context, **batch}
-    prices = _prices_ahead(found, context)
+    batch: dict[str, str] = {"processing": "batch"}
+    is_batch_priced = in_batches and _has_variant(found, batch)
+    prices = _prices_ahead(found, {**context, **batch} if is_batch_priced else context)
     for price in prices:
         listed = {name for name, value in vars(price).items() if value is not None}
         if not {"input_mtok", "output_mtok"} <= listed or listed & set(UNKNOWN_TO_US):
@@ -274,6 +272,10 @@ def _listed(model: str, base_url: str, service_tier: str, in_batches: bool) -> R
         source=f"{version}: {provider.id}/{found.id}{tier}",
         long_prompts=tuple(longer),
     )
+
+
+def _has_variant(model: ModelInfo, when: dict[str, str]) -> bool:
+    return any(variant.when == when for variant in model.price_variants or ())
 
 
 def _prices_ahead(model: ModelInfo, context: Mapping[str, str]) -> list[ModelPrice]:

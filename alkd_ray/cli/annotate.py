@@ -131,6 +131,29 @@ def reparse(
         )
 
 
+@app.command("hints")
+def hints(as_json: JsonOption = False) -> None:
+    """Lists the hints that were written: their keys, for hints.artifact, and what they say."""
+    import json
+
+    from alkd_ray.annotation.pricing import usd
+    from alkd_ray.artifacts import run_root
+    from alkd_ray.cli.console import print_json
+
+    files = sorted((run_root() / "hints").glob("*/hints.json"), key=lambda f: f.stat().st_mtime)
+    found = {file.parent.name: json.loads(file.read_text("utf-8")) for file in files}
+    found = {key: written for key, written in found.items() if written["text"]}
+    if as_json:
+        print_json(found)
+        return
+    for key, written in found.items():
+        made = f"{written.get('model', '')} {written.get('prompt', '')}".strip()
+        typer.echo(f"{key}  {made}  {usd(written['cost_microusd'])}")
+        typer.echo("".join(f"    {line}\n" for line in written["text"].splitlines()[:5]))
+    if not found:
+        typer.echo("no hints were written below this run root yet")
+
+
 @app.command("retry")
 def retry(
     reason: Annotated[

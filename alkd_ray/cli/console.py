@@ -7,7 +7,8 @@ import sys
 import time
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
@@ -17,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from alkd_ray.artifacts import StageOutput
 
@@ -40,19 +42,24 @@ class RunDisplay:
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.live,
-            transient=True,
+        )
+        self.detail = ""
+        self.view = Live(
+            console=self.console, transient=True, get_renderable=self._view, refresh_per_second=8
         )
         self.task: TaskID | None = None
         self.name = ""
         self.started = self.last_line = time.monotonic()
 
     def __enter__(self) -> RunDisplay:
-        self.bars.start()
+        if self.live:
+            self.view.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end_task()
-        self.bars.stop()
+        if self.live:
+            self.view.stop()
 
     def stage_started(self, stage: str, seed: int | None) -> None:
         """Starts the stage's bar; a stage that is announced twice goes on."""
@@ -81,9 +88,9 @@ class RunDisplay:
                 self.task,
                 completed=done,
                 total=total,
-                description=f"{self.name}  {text}",
                 rate=rate,
             )
+            self.detail = text
         if not self.live and not self.quiet and now - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = now
             left = ""
@@ -95,9 +102,15 @@ class RunDisplay:
     def interrupt(self) -> None:
         """Takes the bar away, so that something else can be said or asked."""
         self._end_task()
-        self.bars.refresh()
+        if self.live:
+            self.view.refresh()
+
+    def _view(self) -> RenderableType:
+        detail = Text(f"  {self.detail}", overflow="ellipsis", no_wrap=True, style="dim")
+        return Group(self.bars, detail) if self.detail else self.bars
 
     def _end_task(self) -> None:
+        self.detail = ""
         if self.task is not None:
             self.bars.remove_task(self.task)
             self.task = None

@@ -40,6 +40,7 @@ POLL_SECONDS = 0.5
 DESK_RESTARTS = 10
 DESK_PATIENCE_SECONDS = 120.0
 DESK_RETRY_SECONDS = 0.3
+DESK_ANSWER_SECONDS = 10.0
 
 
 def annotate(job: AnnotationJob, progress: Tell | None = None) -> AnnotationOutcome:
@@ -90,6 +91,10 @@ class _Desk:
         self._desk, _, _ = worker.open_desk(
             job, questions.endpoint, questions, self._database, begun=at
         )
+
+    async def has_begun(self) -> bool:
+        """Whether the books are open; False after a restart."""
+        return self._begun.is_set()
 
     async def apply(self, operations: Sequence[Any]) -> list[Any]:
         """Carries out a group of one annotator's operations, together with those of others."""
@@ -258,8 +263,16 @@ class _Driver:
         patience_ends = time.monotonic() + DESK_PATIENCE_SECONDS
         while True:
             try:
-                ray.get(self.desk.begin.remote(self.desk_job, self.questions, self.desk_pass))
-                return ray.get(getattr(self.desk, method).remote(*arguments))
+                # Only then are all rows sent along: reading them takes the desk longer than a group.
+                if not ray.get(self.desk.has_begun.remote()):
+                    ray.get(self.desk.begin.remote(self.desk_job, self.questions, self.desk_pass))
+                said = getattr(self.desk, method).remote(*arguments)
+                while not ray.wait([said], timeout=DESK_ANSWER_SECONDS)[0]:
+                    # A desk that died in between waits to be begun, and the call with it.
+                    if not ray.get(self.desk.has_begun.remote()):
+                        break
+                else:
+                    return ray.get(said)
             except RayActorError as error:
                 if time.monotonic() > patience_ends:
                     raise AlkdError(
