@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from alkd_ray.annotation.batches import BatchEntry, Batches
 from alkd_ray.annotation.database import Database
 
-REASONS_SHOWN = 5
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
+REASONS_SHOWN = 5
+
 
 @app.command("plan")
 def plan(
@@ -192,39 +194,28 @@ def _books() -> Path:
 
 
 def _print_status(found: Overview) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from alkd_ray.annotation.pricing import usd
 
-    console = Console(highlight=False)
-    table = Table()
-    for column in ("endpoint", "model", "kind"):
-        table.add_column(column)
-    for column in ("asked", "answered", "refused", "answers", "tokens", "cost"):
-        table.add_column(column, justify="right")
     for row in found.asked:
-        table.add_row(
-            row.endpoint,
-            row.model,
-            row.kind,
-            f"{row.requests:,}",
-            f"{row.answered:,}",
-            f"{row.failed:,}",
-            f"{row.answers:,}",
-            f"{row.prompt_tokens + row.completion_tokens:,}",
-            usd(row.cost_microusd),
+        tokens = row.prompt_tokens + row.completion_tokens
+        typer.echo(f"{row.model} at {row.endpoint}, {row.kind}")
+        typer.echo(
+            f"  {row.requests:,} asked, {row.answered:,} answered, {row.failed:,} refused for good"
         )
-    console.print(table)
+        typer.echo(
+            f"  {row.answers:,} answers, {tokens:,} tokens, {usd(row.cost_microusd)}"
+            + (f", the last one {row.last_answer}" if row.last_answer else "")
+        )
     for version, (accepted, failed) in found.read.items():
-        console.print(f"read by parser {version}: {accepted:,} rankings, {failed:,} failures")
-    for reason, requests in list(found.failures.items())[:5]:
-        console.print(f"refused for good: {requests:,} x {reason}", soft_wrap=True)
+        typer.echo(f"read by parser {version}: {accepted:,} good, {failed:,} failed")
+    for reason, requests in list(found.failures.items())[:REASONS_SHOWN]:
+        typer.echo(f"refused for good: {requests:,} x {reason}")
     if found.failures:
-        console.print("alkd annotate retry lets the next run ask these again")
+        typer.echo("  (alkd annotate retry lets the next run ask these again)")
     for batch in found.batches:
-        console.print(
+        typer.echo(
             f"batch {batch.batch_id or '(not known to be submitted)'} of {batch.model}, prepared "
-            f"{batch.prepared_at}: annotation.mode=batch collects it",
-            soft_wrap=True,
+            f"{batch.prepared_at}: a run with annotation.mode=batch collects it"
         )
+    if not found.asked:
+        typer.echo("nothing was asked yet")

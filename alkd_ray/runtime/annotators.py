@@ -263,7 +263,7 @@ class _Driver:
         patience_ends = time.monotonic() + DESK_PATIENCE_SECONDS
         while True:
             try:
-                # Only then are all rows sent along: reading them takes the desk longer than a group.
+                # Only then are all rows sent along: reading them takes the desk a while.
                 if not ray.get(self.desk.has_begun.remote()):
                     ray.get(self.desk.begin.remote(self.desk_job, self.questions, self.desk_pass))
                 said = getattr(self.desk, method).remote(*arguments)
