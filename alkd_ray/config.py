@@ -6,6 +6,7 @@ known ones. A plug-in's own options stand under ``options`` and are validated by
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.resources
 import json
@@ -209,6 +210,10 @@ class TrackingConfig(_Part):
 
     enabled: bool = True
     experiment: str = "alkd_ray"
+    trace_requests: bool = Field(
+        default=False,
+        description="log each answer with its question as an MLflow trace, after the pass",
+    )
 
 
 class RunConfig(_Part):
@@ -249,6 +254,15 @@ def load(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     Raises:
         InputError: naming the file, the field and what is allowed.
     """
+    return make(overridden(read(path), overrides or []), where=str(_locate(Path(path))))
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The fields of a config file as they stand there, with the environment's values put in.
+
+    Raises:
+        InputError: there is no such file, or it is no mapping in YAML.
+    """
     file = _locate(Path(path))
     try:
         given = yaml.safe_load(_with_environment(file.read_text(encoding="utf-8"))) or {}
@@ -256,9 +270,41 @@ def load(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
         raise InputError(f"{file}: cannot be read as YAML: {error}") from error
     if not isinstance(given, dict):
         raise InputError(f"{file}: a config is a mapping of fields, not a {type(given).__name__}")
-    for text in overrides or []:
-        _override(given, text)
-    return make(given, where=str(file))
+    return given
+
+
+def overridden(given: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """A copy of ``given`` with ``key=value`` texts applied, their values read as YAML.
+
+    Raises:
+        InputError: a text is not of that form.
+    """
+    given = copy.deepcopy(given)
+    for text in overrides:
+        dotted, equals, raw = text.partition("=")
+        if not equals or not dotted:
+            raise InputError(
+                f"override {text!r} is not of the form key=value, e.g. selection.budget=300"
+            )
+        try:
+            place(given, dotted, yaml.safe_load(raw))
+        except yaml.YAMLError as error:
+            raise InputError(f"override {text!r}: {raw!r} is not a YAML value") from error
+    return given
+
+
+def place(given: dict[str, Any], dotted: str, value: Any) -> None:
+    """Sets a dotted field of a mapping.
+
+    Raises:
+        InputError: a part of its name holds a value, not fields.
+    """
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        given = given.setdefault(parent, {})
+        if not isinstance(given, dict):
+            raise InputError(f"{dotted}={value}: {parent!r} holds a value, not fields")
+    given[last] = value
 
 
 def make(given: dict[str, Any], where: str = "config") -> RunConfig:
@@ -347,21 +393,3 @@ def _locate(path: Path) -> Path:
     if path.suffix == "" and path.name not in ("paper", "strong") and shipped.is_file():
         return shipped
     raise InputError(f"{path}: there is no such config file")
-
-
-def _override(given: dict[str, Any], text: str) -> None:
-    dotted, equals, raw = text.partition("=")
-    if not equals or not dotted:
-        raise InputError(
-            f"override {text!r} is not of the form key=value, e.g. selection.budget=300"
-        )
-    *parents, last = dotted.split(".")
-    place = given
-    for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
-            raise InputError(f"override {text!r}: {parent!r} holds a value, not fields")
-    try:
-        place[last] = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {text!r}: {raw!r} is not a YAML value") from error

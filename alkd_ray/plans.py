@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from alkd_ray import buying
 from alkd_ray.annotation import entries, passes, planning, worker
@@ -13,14 +14,15 @@ from alkd_ray.annotation.database import Database
 from alkd_ray.annotation.experience import Experience, learned
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.parse import PARSER_VERSION
-from alkd_ray.annotation.planning import Plan
+from alkd_ray.annotation.planning import Plan, Size
 from alkd_ray.annotation.questions import HintsQuestion, Question, RankQuestions, hints_question
 from alkd_ray.annotation.store import Store
 from alkd_ray.annotation.worker import AnnotationJob
 from alkd_ray.artifacts import StageOutput
+from alkd_ray.config import AnnotationConfig, RunConfig
 from alkd_ray.llm_teachers import Endpoint, RecordedTeacher
 from alkd_ray.stages import Context
-from alkd_ray.types import RankRequest
+from alkd_ray.types import Caps, RankRequest
 
 # For plans alone: hints that nobody has written yet. Ten patterns of some twenty words.
 ASSUMED_HINTS = "\n".join(["pattern of behaviour in about twenty words " * 3] * 10)
@@ -47,6 +49,21 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedPlan:
+    """What several runs cost together.
+
+    Attributes:
+        plan: equal questions count once.
+        trials: how many runs.
+        unshared: requests that they would send if each asked for itself.
+    """
+
+    plan: Plan
+    trials: int
+    unshared: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reread:
     """What the parser of the day made of stored answers.
 
@@ -67,27 +84,77 @@ class Reread:
 
 def plan(context: Context, inputs: Inputs) -> Plan | None:
     """What hints and rankings of all seeds will cost; sends nothing. None for a recording."""
-    config = context.config
-    left = buying.caps(config)
+    found = plan_together([(context, inputs)])
+    return found.plan if found else None
+
+
+def plan_together(trials: Sequence[tuple[Context, Inputs]]) -> SharedPlan | None:
+    """What several runs below one root and budget will cost when equal questions are asked once.
+
+    Sends nothing. None where all are replayed from recordings.
+    """
+    context, _ = trials[0]
+    left = buying.caps(context.config)
+    tallies: dict[tuple[str, str, str], _Tally] = {}
+    unshared = 0
     with _store(context) as store:
-        asked = questions_of(context, inputs, store)
-        if asked is None:
-            return None
-        endpoint = asked.endpoint
-        experience = Experience()
         if store is not None:
-            ledger = Ledger(store.database)
-            if asked.job.budget_name in ledger.budgets():
-                left = entries.left(replace(ledger.state(asked.job.budget_name), caps=left))
-            experience = learned(store.database, endpoint.identity, endpoint.model, ["rank"])
-        first = passes.begin(asked.hints, store)
-        second = passes.begin(asked.rankings, store)
-    speed = worker.speed_of(config.annotation)
-    rates = worker.rates_of(endpoint)  # hints are asked live
-    hint_plan = planning.plan(first.sizes, first.unique, rates, left, experience, speed)
-    rates = worker.rates_of(endpoint, in_batches=config.annotation.mode == "batch")
-    ranking_plan = planning.plan(second.sizes, second.unique, rates, left, experience, speed)
-    return planning.together(hint_plan, ranking_plan)
+            left = _left(Ledger(store.database), context.config, left)
+        for trial in trials:
+            asked = questions_of(*trial, store)
+            if asked is None:
+                continue
+            annotation = trial[0].config.annotation
+            kind = (asked.endpoint.identity, asked.endpoint.model, annotation.mode)
+            tally = tallies.setdefault(kind, _Tally(asked.endpoint, annotation))
+            unshared += tally.add(asked, store)
+        plans = [found for tally in tallies.values() for found in tally.plans(store, left)]
+    if not plans:
+        return None
+    return SharedPlan(functools.reduce(planning.together, plans), len(trials), unshared)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Different questions to one endpoint, and the sizes of those that are left to ask."""
+
+    endpoint: Endpoint
+    annotation: AnnotationConfig
+    keys: dict[str, set[str]] = field(default_factory=lambda: {"hints": set(), "rank": set()})
+    sizes: dict[str, dict[str, Size]] = field(default_factory=lambda: {"hints": {}, "rank": {}})
+
+    def add(self, asked: Asked, store: Store | None) -> int:
+        """Counts a run's questions in; returns how many different ones it asks by itself."""
+        for kind, questions in (("hints", asked.hints), ("rank", asked.rankings)):
+            found = passes.begin(questions, store)
+            self.keys[kind].update(found.keys)
+            for row, size in zip(found.pending, found.sizes, strict=True):
+                self.sizes[kind].setdefault(row.key, size)
+        return len({question.key for question in asked.hints}) + len(asked.rankings)
+
+    def plans(self, store: Store | None, left: Caps) -> list[Plan]:
+        """Of hints, which are asked live, and of rankings."""
+        identity, model = self.endpoint.identity, self.endpoint.model
+        known = learned(store.database, identity, model, ["rank"]) if store else Experience()
+        return [
+            planning.plan(
+                list(self.sizes[kind].values()),
+                len(self.keys[kind]),
+                worker.rates_of(self.endpoint, in_batches=in_batches),
+                left,
+                known,
+                worker.speed_of(self.annotation),
+            )
+            for kind, in_batches in (("hints", False), ("rank", self.annotation.mode == "batch"))
+        ]
+
+
+def _left(ledger: Ledger, config: RunConfig, caps: Caps) -> Caps:
+    """What the config's caps leave of its budget."""
+    name = buying.budget_name(config)
+    if name not in ledger.budgets():
+        return caps
+    return entries.left(replace(ledger.state(name), caps=caps))
 
 
 def reread(context: Context, inputs: Inputs) -> Reread | None:

@@ -77,8 +77,12 @@ class RunWriter:
         metrics: Mapping[str, float],
         history: Sequence[Mapping[str, float]] = (),
         model_id: str | None = None,
+        prefix: str = "",
     ) -> None:
-        """Parameters, final metrics (also those of a logged model) and metrics by step."""
+        """Parameters, final metrics (also those of a logged model) and metrics by step.
+
+        The names of metrics by step begin with ``prefix``.
+        """
         from mlflow.entities import Metric, Param
 
         # Times derive from the run's start, so that a repeated point is the same point to MLflow.
@@ -92,7 +96,7 @@ class RunWriter:
         for row in history:
             when = start + int(1000 * row.get("seconds", 0))
             points += [
-                Metric(_key(name), float(value), when, int(row["step"]))
+                Metric(_key(prefix + name), float(value), when, int(row["step"]))
                 for name, value in row.items()
                 if name != "step" and math.isfinite(value)
             ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from alkd_ray.annotation.planning import Plan
 from alkd_ray.config import RunConfig
 from alkd_ray.errors import AlkdError
 from alkd_ray.pipeline import Engines
-from alkd_ray.plans import Reread
+from alkd_ray.plans import Reread, SharedPlan
 from alkd_ray.results import RunResult
 from alkd_ray.scoring import ScoreJob, score_in_process
 from alkd_ray.stages import Context, Listener
@@ -98,6 +98,16 @@ def plan(config: RunConfig, listener: Listener) -> Plan | None:
     """What the rankings of ``config`` will cost; None where nothing is asked. Sends nothing."""
     found = _before_the_first_request(config, listener)
     return None if found is None else plans.plan(*found)
+
+
+def plan_sweep(trials: Sequence[RunConfig], listener: Listener) -> SharedPlan | None:
+    """What the trials of a sweep will cost together; None for recordings. Sends nothing.
+
+    What trials share (data, training, scores) is made once.
+    """
+    found = [_before_the_first_request(config, listener) for config in trials]
+    asked = [trial for trial in found if trial is not None]
+    return plans.plan_together(asked) if asked else None
 
 
 def reread(config: RunConfig, listener: Listener) -> Reread | None:

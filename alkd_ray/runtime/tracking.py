@@ -26,6 +26,8 @@ from alkd_ray.runtime._mlflow_writer import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+ANNOTATION_PREFIX = "annotation/"
+
 
 def default_tracking_uri(root: Path) -> str:
     """``MLFLOW_TRACKING_URI``, or an SQLite file below the run root (unset and empty are alike)."""
@@ -44,6 +46,7 @@ def log_pipeline_run(
     students: Sequence[StudentRun],
     metrics: Mapping[str, float],
     artifacts: Mapping[str, Path],
+    annotation: Sequence[Mapping[str, float]] = (),
 ) -> TrackedRun:
     """Logs a finished run: a parent for the whole, a child for each student, one model version.
 
@@ -69,6 +72,8 @@ def log_pipeline_run(
         students: the trained models.
         metrics: of the whole run (its cost).
         artifacts: of the whole run, name -> file or folder.
+        annotation: how the annotation went on, each with ``step``, ``seconds`` since its start and
+            numbers by name; logged as the whole run's ``annotation/<name>``.
 
     Raises:
         AlkdError: the store cannot be reached or refuses; the message is one sentence. A store
@@ -98,7 +103,7 @@ def log_pipeline_run(
             version = writer.version_of(run_name, list(found.values()))
             return TrackedRun(finished[0].info.run_id, experiment_id, found, version, reused=True)
         with writer.run(same[0] if same else None, run_name, {ROLE_TAG: WHOLE_RUN}) as parent:
-            writer.values(parent, params, metrics)
+            writer.values(parent, params, metrics, annotation, prefix=ANNOTATION_PREFIX)
             writer.inputs(parent, datasets)
             writer.files(parent, artifacts)
             logged = writer.students(parent, students, datasets)

@@ -308,7 +308,7 @@ def test_a_server_gets_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copy(empty_store, tmp_path / "server.db")
-    with _server(tmp_path) as uri:
+    with mlflow_server(tmp_path) as uri:
         tracked = tracking.log_pipeline_run(uri=uri, **arguments)
         assert tracking.log_pipeline_run(uri=uri, **arguments) == replace(tracked, reused=True)
         client = MlflowClient(uri)
@@ -388,7 +388,7 @@ def _everything(uri: str) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _server(folder: Path) -> Iterator[str]:
+def mlflow_server(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
