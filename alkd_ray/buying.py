@@ -22,7 +22,7 @@ from alkd_ray import artifacts, selecting, stages
 from alkd_ray import sessions as windows_of
 from alkd_ray.annotation import hints as hint_writer
 from alkd_ray.annotation import worker
-from alkd_ray.annotation.database import FILE_NAME
+from alkd_ray.annotation.database import books_of
 from alkd_ray.annotation.meter import Meter, Point
 from alkd_ray.annotation.parse import PARSER_VERSION
 from alkd_ray.annotation.passes import Progress
@@ -71,9 +71,9 @@ def store_folder(root: Path) -> Path:
     return root / "store"
 
 
-def books_file(root: Path) -> Path:
-    """The file of store and ledger."""
-    return store_folder(root) / FILE_NAME
+def books(root: Path, url: str = "") -> Path | str:
+    """The file of answers and ledger, or their URL where a server keeps them."""
+    return books_of(url, store_folder(root))
 
 
 def budget_name(config: RunConfig) -> str:
@@ -131,12 +131,9 @@ def hints(
         "prompt": HINTS_VERSION,
     }
     if not wants_hints(config):
-        make = functools.partial(_write_hints, NO_HINTS)
-        settings = {"hints": "none"}
-        if config.hints.enabled and config.hints.artifact:
-            named = kept_hints(context.root, config.hints.artifact)
-            make = functools.partial(_write_hints, named)
-            settings = {"hints": named}
+        named = named_hints(config, context.root)
+        make = functools.partial(_write_hints, named)
+        settings = {"hints": named if named["text"] else "none"}
     return context.produce(
         "hints",
         make,
@@ -204,16 +201,18 @@ def wants_hints(config: RunConfig) -> bool:
     return wanted and config.llm.teacher != "replay"
 
 
-def kept_hints(root: Path, name: str) -> dict[str, Any]:
-    """Hints that were written earlier, as ``hints.json`` holds them; using them costs nothing.
+def named_hints(config: RunConfig, root: Path) -> dict[str, Any]:
+    """The hints that ``hints.artifact`` names, as ``hints.json`` holds them; else none.
 
-    Args:
-        root: the run root.
-        name: the key of a hints output below it, or a file: a ``hints.json``, or plain text.
+    It is the key of a hints output below the run root, or a file: a ``hints.json``, or plain text.
+    Using them costs nothing.
 
     Raises:
         InputError: there are no such hints.
     """
+    name = config.hints.artifact
+    if not config.hints.enabled or not name:
+        return NO_HINTS
     file = root / "hints" / name / "hints.json"
     if not file.is_file():
         file = Path(name)
@@ -384,6 +383,7 @@ def job_of(
         caps=caps(config),
         folder=store_folder(context.root),
         run_id=run_id,
+        books_url=config.books,
     )
 
 
@@ -403,6 +403,11 @@ def _in_words(point: Point, progress: Progress) -> str:
         money += f" + {usd(point.unresolved_microusd)} unresolved"
     if progress.cap_microusd is not None:
         money += f" of {usd(progress.cap_microusd)}"
+    if progress.cap_tokens is not None:
+        money += (
+            f"; {progress.settled_tokens:,} tokens settled + {progress.held_tokens:,} held of "
+            f"{progress.cap_tokens:,}"
+        )
     return (
         f"{point.requests_per_second:,.1f} requests/s, {point.tokens_per_second:,.0f} tokens/s, "
         f"{point.in_flight} in flight, {point.failed} failed; {money}"

@@ -235,6 +235,25 @@ class RunConfig(_Part):
     distillation: DistillationConfig = DistillationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+    books: str = Field(
+        default="",
+        description="postgresql://user@host/database with ledger and answers, shared by several "
+        "drivers; default: what ALKD_BOOKS names, else a file below the run root",
+    )
+
+    @field_validator("books")
+    @classmethod
+    def _without_password(cls, value: str) -> str:
+        user, at, _ = value.partition("://")[2].rpartition("@")
+        # Not a ValueError: the message of those repeats the value.
+        if (at and ":" in user) or "password=" in value.lower():
+            raise InputError(
+                "books: a config holds no password; give it in PGPASSWORD, in a file (~/.pgpass, "
+                "or PGPASSFILE), or the whole URL in ALKD_BOOKS"
+            )
+        if value and not value.startswith(("postgresql://", "postgres://")):
+            raise InputError("books: is not of the form postgresql://user@host:port/database")
+        return value
 
     @field_validator("seeds")
     @classmethod

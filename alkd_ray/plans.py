@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from alkd_ray import buying
 from alkd_ray.annotation import entries, passes, planning, worker
 from alkd_ray.annotation import hints as hint_writer
-from alkd_ray.annotation.database import Database
+from alkd_ray.annotation.database import Database, are_there
 from alkd_ray.annotation.experience import Experience, learned
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.parse import PARSER_VERSION
@@ -202,9 +202,10 @@ def questions_of(context: Context, inputs: Inputs, store: Store | None) -> Asked
             examples = buying.hint_examples(context, inputs.imported, inputs.teacher[seed], seed)
             shown = hint_writer.titled(examples, job.catalogue)
             hints[seed] = hints_question(endpoint, shown, job.domain)
+    named = buying.named_hints(config, context.root)
     requests: dict[str, RankRequest] = {}
     for seed in config.seeds:
-        text = _stored_hints(hints[seed], store) if seed in hints else ""
+        text = _stored_hints(hints[seed], store) if seed in hints else named["text"]
         found = buying.requests_of_seed(context, inputs.imported, inputs.candidates[seed], text)
         requests |= {identity: request for identity, request in found}
     job = replace(job, requests=tuple(requests.values()))
@@ -214,11 +215,11 @@ def questions_of(context: Context, inputs: Inputs, store: Store | None) -> Asked
 @contextlib.contextmanager
 def _store(context: Context) -> Iterator[Store | None]:
     """The store, for reading, if there is one."""
-    file = buying.books_file(context.root)
-    if not file.is_file():
+    books = buying.books(context.root, context.config.books)
+    if not are_there(books):
         yield None
         return
-    with Database(file, read_only=True) as database:
+    with Database(books, read_only=True) as database:
         yield Store(database)
 
 

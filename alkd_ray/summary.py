@@ -42,7 +42,7 @@ def write_report(context: Context, result: RunResult) -> StageOutput:
         make,
         version=REPORT_VERSION,
         inputs=inputs,
-        settings={"config": context.config.model_dump(), "code": __version__},
+        settings={"config": context.config.model_dump(exclude={"books"}), "code": __version__},
     )
 
 
@@ -182,7 +182,7 @@ def _notes(result: RunResult) -> tuple[str, ...]:
     if result.annotation is not None and result.annotation.failed:
         notes.append(
             f"{result.annotation.failed} of "
-            f"{result.annotation.failed + result.annotation.answered} rankings failed for good "
+            f"{result.annotation.failed + result.annotation.answered} rankings failed "
             "and were left out of the distillation."
         )
     if result.reason:

@@ -99,7 +99,7 @@ def example(
         },
         stage_seconds={"import": 1.2, "teacher": 84.0, "annotation": 93.4, "distilled": 3_720.0},
         outputs={"dataset": "import/5e0f", "teacher, seed 1": "pretrain/77aa"},
-        notes=("8 of 500 rankings failed for good and were left out of the distillation.",),
+        notes=("8 of 500 rankings failed and were left out of the distillation.",),
     )
 
 

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 
 from alkd_ray.annotation.prompts import shown_title
 
@@ -40,16 +41,31 @@ class TitleIndex:
     """
 
     def __init__(self, titles: Sequence[str]) -> None:
-        self._exact: dict[str, list[int]] = defaultdict(list)
-        self._reduced: dict[str, set[str]] = defaultdict(set)
-        for position, title in enumerate(titles):
-            if not title.strip():
-                continue
-            for key in {_words(title), _words(shown_title(title))}:
-                self._exact[key].append(position)
-                self._reduced[_reduced(key)].add(key)
-        self._trigrams = {key: _trigrams(key) for key in self._exact}
+        self._titles = titles
         self._near_lookups_left = MAX_NEAR_LOOKUPS
+
+    @cached_property
+    def _exact(self) -> dict[str, list[int]]:
+        """Positions by a title's words."""
+        # Not before a title is looked up: most answers are numbers alone.
+        found: dict[str, list[int]] = defaultdict(list)
+        for position, title in enumerate(self._titles):
+            if title.strip():
+                for key in {_words(form) for form in {title, shown_title(title)}}:
+                    found[key].append(position)
+        return dict(found)
+
+    @cached_property
+    def _by_reduced(self) -> dict[str, set[str]]:
+        """Words by their reduced form."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for key in self._exact:
+            found[_reduced(key)].add(key)
+        return dict(found)
+
+    @cached_property
+    def _trigrams(self) -> dict[str, frozenset[str]]:
+        return {key: _trigrams(key) for key in self._exact}
 
     def exact(self, text: str) -> list[int]:
         """Positions of the candidates with that title; several where titles are equal."""
@@ -67,7 +83,7 @@ class TitleIndex:
         return self._exact[found] if found else []
 
     def _alike(self, key: str) -> str:
-        reduced = self._reduced.get(_reduced(key), ())
+        reduced = self._by_reduced.get(_reduced(key), ())
         if len(reduced) == 1:
             return next(iter(reduced))
         if len(key) >= _MIN_BEGINNING_CHARACTERS:

@@ -41,10 +41,12 @@ BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MOST_SECONDS = 60.0
 # A 429 is the endpoint's way to slow us down, not a failing request: far more of them are borne.
 RATE_LIMITS_BORNE_PER_TRY = 10
+# How endpoints refuse a response format; llama_cpp.server answers 500, and names the field.
+FORMAT_STATUS = frozenset({400, 415, 422, 500, 501})
 WAIT_FOR_MONEY_SECONDS = 0.05
 # Who waited longer for money than this has missed its turn, and takes another one.
 TURN_IS_GOOD_FOR_SECONDS = 1.0
-STRUCTURED_OUTPUT_ORDER = ("schema", "json", "off")
+STRUCTURED_OUTPUT_ORDER = ("schema", "object", "json", "off")
 
 
 class DeskFace(Protocol):
@@ -402,6 +404,8 @@ class Structured:
             return body
         if self.mode == "json":
             return {**body, "response_format": {"type": "json_object"}}
+        if self.mode == "object":
+            return {**body, "response_format": {"type": "json_object", "schema": schema}}
         named = {"name": "ranking", "strict": True, "schema": schema}
         return {**body, "response_format": {"type": "json_schema", "json_schema": named}}
 
@@ -409,7 +413,7 @@ class Structured:
         """Whether the endpoint refused the format ``asked_with``, and there is a simpler one."""
         said = str(problem).lower()
         is_about_format = any(word in said for word in ("response_format", "schema", "json_object"))
-        if not self._is_open or problem.status not in (400, 415, 422, 501) or not is_about_format:
+        if not self._is_open or problem.status not in FORMAT_STATUS or not is_about_format:
             return False
         if asked_with == "off":
             return False

@@ -112,6 +112,14 @@ class Batches:
         )
         return [entry_of(row) for row in rows]
 
+    def has_live_owner(self, label: str) -> bool:
+        """Whether another driver on the same books, one that has not ended, submitted it."""
+        writers = self.database.execute(
+            "SELECT DISTINCT writer FROM holds WHERE batch = ? AND batch <> ''", (label,)
+        )
+        others = self.database.live_writers() - {self.database.writer}
+        return any(writer in others for (writer,) in writers)
+
     def _found(self, condition: str, parameters: tuple[Any, ...]) -> list[BatchEntry]:
         rows = self.database.execute(
             f"SELECT {BATCH_COLUMNS} FROM batches {condition} ORDER BY number",  # noqa: S608 - our own text

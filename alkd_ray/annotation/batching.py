@@ -142,7 +142,8 @@ class BatchAsker:
         """
         async with BatchClient(self.endpoint) as client:
             for entry in self.batches.under_way(self.endpoint.identity, self.endpoint.model):
-                await self._resume(client, entry)
+                if not self.batches.has_live_owner(entry.label):
+                    await self._resume(client, entry)
             self._pull()
             while True:
                 await self._submit_all(client)

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from alkd_ray.annotation.database import Database
 from alkd_ray.annotation.experience import Experience
 from alkd_ray.annotation.ledger import BREACHED, IN_BATCH, IN_FLIGHT, Ledger
+from alkd_ray.annotation.others import Others
 from alkd_ray.annotation.parse import PARSER_VERSION
 from alkd_ray.annotation.pricing import usd
 from alkd_ray.annotation.store import Store, StoredAnswer
@@ -22,6 +24,8 @@ from alkd_ray.annotation.turns import AT_ONCE, Turn, Turns
 from alkd_ray.types import Amounts, Caps, LedgerState, Usage
 
 StopStatus = Literal["stopped", "breached"]
+
+ROWS_PER_COMMIT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +195,18 @@ class Standing:
 
 
 class Desk:
-    """Work and books of one pass, on the one writer of a store's database.
+    """Work and books of one pass, on a writer of a store's database.
 
     Operations that report what happened (all but Pull and Hold) may be repeated: a worker that
     does not know whether the desk died before or after the commit says it again.
 
-    Durability: when :meth:`apply` returns, its operations are on disk. Concurrency: one thread at
-    a time; :class:`alkd_ray.annotation.grouping.Grouped` gives many workers that.
+    Durability: when :meth:`apply` returns, its operations are on disk; a server of books that is
+    lost is waited for, meanwhile nothing is granted and no report is lost. Concurrency: one thread
+    at a time; :class:`alkd_ray.annotation.grouping.Grouped` gives many workers that.
+
+    Other drivers (in PostgreSQL) may work on the same rows under the same budget. What they have
+    in flight is not asked here: the row is put off, then their answer is taken. What they hold of
+    the cap may be given back, so a pass waits for it as long as its holder lives.
     """
 
     def __init__(
@@ -237,6 +246,8 @@ class Desk:
         self._rows = self._failed = 0
         self.last_hold = self.ledger.last_number() if last_hold is None else last_hold
         self._stop: Stop | None = None
+        self._keys: dict[int, str] = {}
+        self._others = Others[Verdict](self.ledger, budget)
         self._turns = turns
         self._experience = experience or Experience()
 
@@ -248,25 +259,52 @@ class Desk:
         model: str,
     ) -> None:
         """Rows to be asked, of one endpoint and model."""
-        with self.database.transaction():
-            for row in rows:
-                self.store.put_request(
-                    row.key,
-                    endpoint=endpoint,
-                    model=model,
-                    kind=row.kind,
-                    prompt_version=row.prompt_version,
-                    session_id=row.session_id,
-                    body=row.body,
-                )
+        left = iter(rows)
+        while group := list(islice(left, ROWS_PER_COMMIT)):  # others write in between
+            with self.database.transaction():
+                for row in group:
+                    self.store.put_request(
+                        row.key,
+                        endpoint=endpoint,
+                        model=model,
+                        kind=row.kind,
+                        prompt_version=row.prompt_version,
+                        session_id=row.session_id,
+                        body=row.body,
+                    )
+            for row in group:
                 self._waiting.append(row.index)
+                self._keys[row.index] = row.key
                 self._rows += 1
         self._first_answers.update(first_answers)
 
     def apply(self, operations: Sequence[Any]) -> list[Any]:
         """Carries out operations in order, in one transaction; one result for each."""
-        with self.database.transaction():
-            return [self._carry_out(operation) for operation in operations]
+        known = [
+            self._others.refusal(operation.key)
+            if isinstance(operation, Hold) and self._stop is None
+            else None
+            for operation in operations
+        ]
+        if known and all(known):
+            return known  # those who wait keep nobody else from the books
+        pulled: dict[int, tuple[Row, ...]] = {}
+
+        def carry_out(number: int, operation: Any, again: bool) -> Any:
+            if isinstance(operation, Pull):
+                if number not in pulled:  # rows leave the desk whatever becomes of the books
+                    pulled[number] = self._pull(operation)
+                return pulled[number]
+            if isinstance(operation, Hold) and again:  # perhaps held, certainly not sent
+                self._release(operation.hold_id)
+                return Verdict(False, reason="the connection to the books was lost for a moment")
+            return known[number] or self._carry_out(operation)
+
+        def act(again: bool) -> list[Any]:
+            with self.database.transaction():
+                return [carry_out(n, operation, again) for n, operation in enumerate(operations)]
+
+        return self.database.patiently(act)
 
     def adopt(self, holds: Sequence[str], worker: str) -> None:
         """Takes over holds of an earlier process, those of a batch that is under way."""
@@ -289,21 +327,25 @@ class Desk:
 
     def standing(self) -> Standing:
         """How the pass stands."""
+        sent, ledger = self.database.patiently(
+            lambda _: (
+                self.ledger.sent_since(self.budget, self.last_hold, self.owner),
+                self.ledger.state(self.budget),
+            )
+        )
         return Standing(
             self._rows,
             len(self._finished),
             self._failed,
             len(self._holds),
-            self.ledger.sent_since(self.budget, self.last_hold),
+            sent,
             self._stop.status if self._stop else None,
             self._stop.reason if self._stop else "",
-            self.ledger.state(self.budget),
+            ledger,
         )
 
     def _carry_out(self, operation: Any) -> Any:
         match operation:
-            case Pull():
-                return self._pull(operation)
             case TakeTurn():
                 return self._turn(operation)
             case Hold():
@@ -333,6 +375,7 @@ class Desk:
     def _pull(self, pull: Pull) -> tuple[Row, ...]:
         if self._stop is not None:
             return ()
+        self._others.put_off(self._waiting, self._keys, pull.most)
         mine = self._pulled.setdefault(pull.worker, set())
         rows = []
         while self._waiting and len(rows) < pull.most:
@@ -370,9 +413,12 @@ class Desk:
         if reason.startswith(IN_BATCH):
             return Verdict(False, reason=reason, elsewhere="batch")
         if reason.startswith(IN_FLIGHT):
-            return Verdict(False, reason=reason, elsewhere="request")
+            verdict = Verdict(False, reason=reason, elsewhere="request")
+            return self._others.wait(hold.key, verdict)
         if self._holds:  # what others hold may yet be given back
             return Verdict(False, reason=reason)
+        if not reason.startswith(BREACHED) and self._others.hold_a_part():
+            return self._others.wait(hold.key, Verdict(False, reason=reason))
         status: StopStatus = "breached" if reason.startswith(BREACHED) else "stopped"
         self._stop = Stop(status, reason)
         return Verdict(False, stop=True, reason=reason)

@@ -106,10 +106,9 @@ def write_parquet(database: Database, folder: Path) -> None:
 
 
 def _write(database: Database, export: _Export, path: Path) -> None:
-    rows = database.execute(export.query)
     schema = pa.schema(list(export.fields.items()))
     with pq.ParquetWriter(path, schema) as writer:
-        while group := rows.fetchmany(ROWS_PER_GROUP):
+        for group in database.groups(export.query, ROWS_PER_GROUP):
             columns = [
                 pa.array(map(export.converters.get(name, _as_is), column), kind)
                 for (name, kind), column in zip(

@@ -183,15 +183,23 @@ class Ledger:
             self._leave(self._open_hold(hold_id, ("held",)), why)
 
     def recover(self) -> int:
-        """Marks what earlier writers of the file left held as unresolved; returns how many.
+        """Marks what dead writers left held as unresolved; returns how many.
 
-        Only a dead process can have left them: the file has one writer at a time. Holds of a
-        batch stay: what became of it can be asked for.
+        Writers that are alive (in PostgreSQL there may be others) keep theirs. Holds of a batch
+        stay: what became of it can be asked for.
         """
         with self.database.transaction():
-            left = self._entries(
-                "WHERE status = 'held' AND batch = '' AND writer <> ?", (self.database.writer,)
-            )
+            rows = self.database.execute(
+                "SELECT DISTINCT writer FROM holds WHERE status = 'held' AND batch = ''"
+            ).fetchall()
+            dead = {writer for (writer,) in rows} - {self.database.writer}
+            if dead:
+                dead -= self.database.live_writers()
+            left: list[HoldEntry] = []
+            for writer in sorted(dead):
+                left += self._entries(
+                    "WHERE status = 'held' AND batch = '' AND writer = ?", (writer,)
+                )
             for entry in left:
                 self._leave(entry, "the process that sent it ended before the answer was recorded")
         return len(left)
@@ -249,20 +257,48 @@ class Ledger:
         self, budget: str | None = None, status: HoldStatus | None = None
     ) -> list[HoldEntry]:
         """Holds in the order of holding; of all budgets when ``budget`` is None."""
-        return self._entries(
-            "WHERE (?1 IS NULL OR budget = ?1) AND (?2 IS NULL OR status = ?2)", (budget, status)
-        )
+        given = {"budget": budget, "status": status}
+        wanted = {column: value for column, value in given.items() if value is not None}
+        conditions = " AND ".join(f"{column} = ?" for column in wanted)
+        return self._entries(f"WHERE {conditions}" if wanted else "", tuple(wanted.values()))
 
     def last_number(self) -> int:
         """Number of the latest hold of the file, 0 for none; they are numbered in order."""
         return self.database.execute("SELECT coalesce(max(number), 0) FROM holds").fetchone()[0]
 
-    def sent_since(self, budget: str, number: int) -> int:
-        """Requests of the budget that were sent after hold ``number``; released ones were not."""
+    def sent_since(self, budget: str, number: int, owner: str) -> int:
+        """The owner's requests that were sent after hold ``number``; released ones were not."""
         return self.database.execute(
-            "SELECT count(*) FROM holds WHERE budget = ? AND number > ? AND status <> 'released'",
-            (budget, number),
+            "SELECT count(*) FROM holds WHERE budget = ? AND number > ? AND owner = ? "
+            "AND status <> 'released'",
+            (budget, number, owner),
         ).fetchone()[0]
+
+    def is_in_flight(self, budget: str) -> bool:
+        """Whether anything is held that may soon be given back: a batch's holds may take a day."""
+        row = self.database.execute(
+            "SELECT 1 FROM holds WHERE budget = ? AND status = 'held' AND batch = '' LIMIT 1",
+            (budget,),
+        ).fetchone()
+        return row is not None
+
+    def keys_of_others(self) -> set[str]:
+        """Keys of requests that other writers have in flight."""
+        rows = self.database.execute(
+            "SELECT request_key FROM holds "
+            "WHERE status = 'held' AND batch = '' AND request_key <> '' AND writer <> ?",
+            (self.database.writer,),
+        )
+        return {key for (key,) in rows}
+
+    def unresolved_keys(self, budget: str, number: int) -> set[str]:
+        """Keys of the requests sent after hold ``number`` whose outcome is not known."""
+        rows = self.database.execute(
+            "SELECT DISTINCT request_key FROM holds WHERE budget = ? AND number > ? "
+            "AND status = 'unresolved'",
+            (budget, number),
+        )
+        return {key for (key,) in rows}
 
     def entry(self, hold_id: str) -> HoldEntry:
         """One hold by its id."""
@@ -292,20 +328,19 @@ class Ledger:
 
     def total_breach(self, budget: str | None = None) -> Amounts:
         """What endpoints billed beyond their holds, accepted or not; over all budgets for None."""
-        row = self.database.execute(
-            "SELECT coalesce(sum(breached_microusd), 0), coalesce(sum(breached_tokens), 0), "
-            "coalesce(sum(breached_requests), 0) FROM budgets WHERE ?1 IS NULL OR name = ?1",
-            (budget,),
-        ).fetchone()
-        return Amounts(*row)
+        rows = self.database.execute(
+            "SELECT breached_microusd, breached_tokens, breached_requests, name FROM budgets"
+        )
+        breaches = [Amounts(*row[:3]) for row in rows if budget in (None, row[3])]
+        return sum(breaches, NOTHING)
 
     def note_rates(self, budget: str, model: str, rates: Rates) -> None:
         """Records the rates that requests are priced with; the same ones only once."""
         with self.database.transaction():
             self._read(budget)
             self.database.execute(
-                "INSERT OR IGNORE INTO rates (budget, model, source, rates, noted_at) "
-                "VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO rates (budget, model, source, rates, noted_at) "
+                "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (budget, model, rates.source, json.dumps(asdict(rates)), now()),
             )
 
@@ -359,7 +394,7 @@ class Ledger:
 
     def _accept_breaches(self, budget: str) -> None:
         self.database.execute(
-            "UPDATE holds SET breach_accepted = 1 WHERE budget = ? AND breached", (budget,)
+            "UPDATE holds SET breach_accepted = 1 WHERE budget = ? AND breached = 1", (budget,)
         )
         self.database.execute("UPDATE budgets SET open_breaches = 0 WHERE name = ?", (budget,))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import deque
+from contextlib import AbstractAsyncContextManager
 
 SHRINK = 0.7
 LEAST_SECONDS_BETWEEN_SHRINKS = 1.0
@@ -13,47 +13,27 @@ LEAST_SECONDS_BETWEEN_SHRINKS = 1.0
 class Pace:
     """Additive increase, multiplicative decrease (Chiu and Jain 1989), and the endpoint's pauses.
 
-    Belongs to one event loop.
+    Whoever waits for a place gets it in the order of asking. Belongs to one event loop.
     """
 
     def __init__(self, most_in_flight: int) -> None:
         self.most = most_in_flight
         self.limit = float(most_in_flight)
         self.in_flight = 0
-        self._free = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._slot = _Slot(self)
         self._resume_at = 0.0
         self._last_shrink = -LEAST_SECONDS_BETWEEN_SHRINKS
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
+    def slot(self) -> AbstractAsyncContextManager[None]:
         """Waits for the endpoint's pause to end and for a free place, and holds it."""
-        async with self._free:
-            while True:
-                pause = self._resume_at - asyncio.get_running_loop().time()
-                if pause > 0:
-                    self._free.release()
-                    try:
-                        await asyncio.sleep(pause)
-                    finally:
-                        await self._free.acquire()
-                elif self.in_flight >= max(1, int(self.limit)):
-                    await self._free.wait()
-                else:
-                    break
-            self.in_flight += 1
-        try:
-            yield
-        finally:
-            async with self._free:
-                self.in_flight -= 1
-                self._free.notify()
+        return self._slot
 
     async def answered(self) -> None:
         """An answer came: one more in flight after as many answers as are in flight."""
         if self.limit < self.most:
             self.limit = min(self.most, self.limit + 1.0 / self.limit)
-            async with self._free:
-                self._free.notify()
+            self._hand_on()
 
     def slowed(self, pause_seconds: float) -> None:
         """A 429 came: no request starts for ``pause_seconds``, and fewer are in flight after."""
@@ -62,3 +42,54 @@ class Pace:
         if now - self._last_shrink >= LEAST_SECONDS_BETWEEN_SHRINKS:
             self._last_shrink = now
             self.limit = max(1.0, self.limit * SHRINK)
+
+    async def _take(self) -> None:
+        await self._pause_to_end()
+        if self._has_room():
+            self.in_flight += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+            await self._pause_to_end()
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it has its place already
+                self._give_back()
+            raise
+
+    async def _pause_to_end(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            pause = self._resume_at - loop.time()
+            if pause <= 0:
+                return
+            await asyncio.sleep(pause)
+
+    def _give_back(self) -> None:
+        self.in_flight -= 1
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Gives free places to those who wait longest; so a free place means that nobody waits."""
+        while self._waiting and self._has_room():
+            turn = self._waiting.popleft()
+            if not turn.done():  # those that were cancelled are still in the queue
+                self.in_flight += 1
+                turn.set_result(None)
+
+    def _has_room(self) -> bool:
+        return self.in_flight < max(1, int(self.limit))
+
+
+class _Slot:
+    """A place in flight; it keeps nothing of its own, so one object serves all."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+
+    async def __aenter__(self) -> None:
+        await self._pace._take()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pace._give_back()

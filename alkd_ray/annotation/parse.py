@@ -58,6 +58,10 @@ MAX_HINTS_CHARACTERS = 3_000
 ACCEPTED_SHARE = 0.2  # of what was wanted; with less there is no ranking
 ENOUGH_SHARE = 0.8  # with less, asking again is worth its price
 
+# What most answers are: the object that was asked for and nothing else, with JSON's own blanks.
+_PLAIN = re.compile(
+    r'B{B"ranking"B:B\[B([1-9][0-9]{0,5}(?:B,B[1-9][0-9]{0,5})*)B\]B}B'.replace("B", r"[ \t\r\n]*")
+)
 _LAST_NUMBER = re.compile(r'(?:"?\w+"?\s*:\s*)?"?([0-9]{1,6})')
 _REFUSAL = re.compile(
     r"\b(?:i(?: a|['’])m sorry|i (?:can ?not|can['’]t|am unable|will not|won['’]t|must decline)"
@@ -98,6 +102,29 @@ def parse_ranking(
         titles: ``[C]`` their titles, "" for none.
         wanted: how many were asked for.
     """
+    plain = _plain_ranking(text, candidates, wanted)
+    return _repaired_ranking(text, candidates, titles, wanted) if plain is None else plain
+
+
+def _plain_ranking(text: str, candidates: IntArray, wanted: int) -> ParsedRanking | None:
+    """The ranking of a faultless answer, for a tenth of the time; None for any other answer.
+
+    It is what :func:`_repaired_ranking` would make of it.
+    """
+    if len(text) > MAX_CHARACTERS or wanted > MAX_ENTRIES:
+        return None
+    found = _PLAIN.fullmatch(text)
+    if found is None:
+        return None
+    numbers = [int(number) for number in found[1].split(",")]
+    if not len(numbers) == wanted == len(set(numbers)) or max(numbers) > len(candidates):
+        return None
+    return ParsedRanking(candidates[np.array(numbers) - 1].astype(np.int64), ())
+
+
+def _repaired_ranking(
+    text: str, candidates: IntArray, titles: Sequence[str], wanted: int
+) -> ParsedRanking:
     notes: list[str] = []
     text = _answer_part(text, notes)
     if not text:

@@ -31,6 +31,7 @@ from alkd_ray.llm_teachers._completions import read_answer
 from alkd_ray.types import Annotation, AnnotationOutcome, Caps, RunStatus
 
 ATTEMPTS = 2  # the question, and asking again once
+ROWS_AT_ONCE = 500  # 5 kB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,8 @@ class Progress:
         in_flight: requests sent and not settled.
         sent: requests sent by this pass.
         settled_microusd, held_microusd, unresolved_microusd: of the budget.
-        settled_tokens: of the budget.
-        cap_microusd: None for no cap on money.
+        settled_tokens, held_tokens: of the budget.
+        cap_microusd, cap_tokens: None for no cap.
     """
 
     done: int
@@ -57,7 +58,47 @@ class Progress:
     held_microusd: int
     unresolved_microusd: int
     settled_tokens: int
+    held_tokens: int
     cap_microusd: int | None
+    cap_tokens: int | None
+
+
+class PendingRows:
+    """Rows that are to be asked, each rendered when it is looked at: a body takes 5 kB.
+
+    Sent to another process, it is only their indexes and keys; the questions go there by
+    themselves, once for all.
+    """
+
+    def __init__(self, questions: Questions | None, keys: Mapping[int, str]) -> None:
+        """Keeps the rows.
+
+        Args:
+            questions: those of the pass; None: the rows can be counted, but not rendered.
+            keys: index -> key, in order.
+        """
+        self.keys = keys
+        self._questions = questions
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[RowRequest]:
+        if self._questions is None:
+            raise RuntimeError("pending rows without their questions cannot be rendered")
+        for index in self.keys:
+            question = self._questions[index]
+            yield RowRequest(
+                index,
+                question.key,
+                question.kind,
+                question.prompt_version,
+                question.session_id,
+                as_json(question.body),
+            )
+
+    def __reduce__(self) -> tuple[type[PendingRows], tuple[None, Mapping[int, str]]]:
+        return PendingRows, (None, self.keys)
 
 
 @dataclass(slots=True)
@@ -75,7 +116,7 @@ class Pass:
     """
 
     keys: list[str]
-    pending: list[RowRequest] = field(default_factory=list)
+    pending: PendingRows = field(default_factory=lambda: PendingRows(None, {}))
     first_answers: dict[int, str] = field(default_factory=dict)
     sizes: list[Size] = field(default_factory=list)
     last_hold: int = 0
@@ -103,52 +144,57 @@ class Pass:
             held_microusd=standing.ledger.held.microusd,
             unresolved_microusd=standing.ledger.unresolved.microusd,
             settled_tokens=standing.ledger.settled.tokens,
+            held_tokens=standing.ledger.held.tokens,
+            cap_tokens=standing.ledger.caps.tokens,
             cap_microusd=standing.ledger.caps.microusd,
         )
 
 
 def begin(questions: Questions, store: Store | None) -> Pass:
     """Finds what the store has; without a store everything is to be asked."""
-    keys = [questions[index].key for index in range(len(questions))]
-    found = Pass(keys)
-    first_of = {key: index for index, key in reversed(list(enumerate(keys)))}
-    left = _unsettled(questions, {index: key for key, index in first_of.items()}, store)
-    for index in sorted(left):
-        question, first_answer = questions[index], left[index]
-        if first_answer is not None:
-            found.first_answers[index] = first_answer
-        found.pending.append(
-            RowRequest(
-                index,
-                question.key,
-                question.kind,
-                question.prompt_version,
-                question.session_id,
-                as_json(question.body),
+    found = Pass([])
+    pending: dict[int, str] = {}
+    seen: set[str] = set()
+    # Some at a time: rendering is the dear part, and all rows at once may not fit in memory.
+    for start in range(0, len(questions), ROWS_AT_ONCE):
+        rows = range(start, min(start + ROWS_AT_ONCE, len(questions)))
+        new: dict[int, Question] = {}
+        for index in rows:
+            question = questions[index]
+            found.keys.append(question.key)
+            if question.key not in seen:
+                seen.add(question.key)
+                new[index] = question
+        left = _unsettled(new, {index: question.key for index, question in new.items()}, store)
+        for index, first_answer in left.items():
+            question = new[index]
+            if first_answer is not None:
+                found.first_answers[index] = first_answer
+            pending[index] = question.key
+            found.sizes.append(
+                Size(
+                    body_in_bytes(question.body),
+                    size_around(question.body, question.schema),
+                    question.wanted,
+                    question.max_output_tokens,
+                    question.kind,
+                )
             )
-        )
-        found.sizes.append(
-            Size(
-                body_in_bytes(question.body),
-                size_around(question.body, question.schema),
-                question.wanted,
-                question.max_output_tokens,
-                question.kind,
-            )
-        )
+    found.pending = PendingRows(questions, pending)
     return found
 
 
 def still_pending(
     questions: Questions, at: Pass, store: Store
-) -> tuple[list[RowRequest], dict[int, str]]:
+) -> tuple[PendingRows, dict[int, str]]:
     """Rows of a pass that began earlier and are not answered yet, and their first answers.
 
     Only rows with something in the store are looked at; the others are as they were.
     """
-    left = _unsettled(questions, {row.index: row.key for row in at.pending}, store)
+    keys = at.pending.keys
+    left = _unsettled(questions, keys, store)
     first_answers = {index: raw for index, raw in left.items() if raw is not None}
-    return [row for row in at.pending if row.index in left], first_answers
+    return PendingRows(questions, {index: keys[index] for index in left}), first_answers
 
 
 def outcome(questions: Questions, at: Pass, store: Store, standing: Standing) -> AnnotationOutcome:
@@ -215,7 +261,7 @@ def best_reading(question: Question, stored: Sequence[StoredAnswer]) -> Reading:
 
 
 def _unsettled(
-    questions: Questions, keys: Mapping[int, str], store: Store | None
+    questions: Questions | Mapping[int, Question], keys: Mapping[int, str], store: Store | None
 ) -> dict[int, str | None]:
     """Index -> raw first answer, if any, of the rows that the store has no last word on."""
     answers = store.answers(keys.values()) if store else {}
@@ -239,5 +285,5 @@ def _status(standing: Standing, wanted: int, found: int, failed: int) -> tuple[R
         reason = standing.stop_reason or f"{wanted - found} rows were not asked"
         return "stopped", reason
     if failed:
-        return "partial", f"{failed} of {wanted} rows failed for good"
+        return "partial", f"{failed} of {wanted} rows failed"
     return "complete", ""

@@ -20,6 +20,9 @@ from alkd_ray.types import Catalogue, IntArray, RankRequest
 
 NO_SESSION = -1
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_SENT = json.JSONEncoder(ensure_ascii=False)
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -176,10 +179,10 @@ class RankQuestions:
 
     def __getitem__(self, index: int) -> RankQuestion:
         request = self.requests[index]
-        titles = tuple(self._title(item) for item in request.candidates)
+        titles = self._titles(request.candidates)
         limit = self.max_output_tokens or prompts.rank_output_tokens(request.wanted)
         messages = prompts.rank_messages(
-            [self._title(item) for item in request.history],
+            self._titles(request.history),
             titles,
             request.wanted,
             request.hints,
@@ -197,8 +200,8 @@ class RankQuestions:
             wanted=request.wanted,
         )
 
-    def _title(self, item: int) -> str:
-        return str(self.catalogue.titles[item])
+    def _titles(self, items: IntArray) -> tuple[str, ...]:
+        return tuple(map(str, self.catalogue.titles[items].tolist()))
 
 
 def hints_question(
@@ -233,12 +236,12 @@ def key_of(endpoint: Endpoint, body: Mapping[str, Any], prompt_version: str) -> 
 
 def as_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: one text for one value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def body_in_bytes(body: Mapping[str, Any]) -> int:
     """UTF-8 bytes of a request's body without its response format."""
-    return len(json.dumps(body, ensure_ascii=False).encode())
+    return len(_SENT.encode(body).encode())
 
 
 def size_in_bytes(body: Mapping[str, Any], schema: Mapping[str, Any] | None) -> int:

@@ -169,8 +169,8 @@ class Store:
             tokens = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
         with self.database.transaction():
             taken, last = self.database.execute(
-                "SELECT coalesce(sum(attempt = ?), 0), coalesce(max(attempt), 0) "
-                "FROM answers WHERE request_key = ?",
+                "SELECT coalesce(max(CASE WHEN attempt = ? THEN 1 ELSE 0 END), 0), "
+                "coalesce(max(attempt), 0) FROM answers WHERE request_key = ?",
                 (attempt, key),
             ).fetchone()
             number = last + 1 if taken else attempt

@@ -16,7 +16,7 @@ from alkd_ray.annotation import entries, parse, passes, planning, pricing
 from alkd_ray.annotation.asking import Asker, AskingSettings, Questions
 from alkd_ray.annotation.batches import Batches
 from alkd_ray.annotation.batching import BatchAsker, BatchSettings
-from alkd_ray.annotation.database import FILE_NAME, Database
+from alkd_ray.annotation.database import Database, books_of
 from alkd_ray.annotation.desk import Desk, Stop
 from alkd_ray.annotation.experience import learned
 from alkd_ray.annotation.grouping import Grouped
@@ -49,8 +49,10 @@ class AnnotationJob:
         annotation: how rankings are bought.
         budget_name: the budget that is held against.
         caps: its cap.
-        folder: where the store and the ledger lie.
+        folder: where the store and the ledger lie, unless they are on a server.
         run_id: the run on whose behalf it is.
+        books_url: the server's database with store and ledger; "" = what the environment names,
+            else a file in ``folder``. Holds no password.
     """
 
     requests: Sequence[RankRequest]
@@ -62,11 +64,12 @@ class AnnotationJob:
     caps: Caps
     folder: Path
     run_id: str
+    books_url: str = ""
 
     @property
-    def books(self) -> Path:
-        """The file of ledger and store."""
-        return self.folder / FILE_NAME
+    def books(self) -> Path | str:
+        """The file of ledger and store, or their URL."""
+        return books_of(self.books_url, self.folder)
 
 
 def annotate(job: AnnotationJob, progress: Tell | None = None) -> AnnotationOutcome:
@@ -172,6 +175,9 @@ def open_desk(
     )
     if begun is not None:
         rows, first_answers = passes.still_pending(questions, begun, desk.store)
+        # Whoever sent these may be alive and about to report: by their turn it will have.
+        in_doubt = desk.ledger.unresolved_keys(job.budget_name, begun.last_hold)
+        rows.sort(key=lambda row: row.key in in_doubt)
         at = begun
     else:
         at = passes.begin(questions, desk.store)

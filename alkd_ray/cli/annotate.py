@@ -186,11 +186,11 @@ def export(
     typer.echo(f"requests, answers, rankings and failures (.parquet) are in {folder}")
 
 
-def _books() -> Path:
+def _books() -> Path | str:
     from alkd_ray import buying
     from alkd_ray.artifacts import run_root
 
-    return buying.books_file(run_root())
+    return buying.books(run_root())
 
 
 def _print_status(found: Overview) -> None:

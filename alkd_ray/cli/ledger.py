@@ -51,7 +51,7 @@ def show(
     from alkd_ray.annotation.ledger import Ledger
     from alkd_ray.cli.console import print_json
 
-    with Database(_file(), read_only=True) as database, database.transaction():
+    with Database(_books(), read_only=True) as database, database.transaction():
         ledger = Ledger(database)
         names = ledger.budgets()
         if budget is not None:
@@ -59,7 +59,7 @@ def show(
             names = [budget]
         found = [_described(ledger, name) for name in names]
     if as_json:
-        print_json({"books": str(database.path), "budgets": found})
+        print_json({"books": database.place, "budgets": found})
         return
     for described in found:
         _print_budget(described)
@@ -95,9 +95,9 @@ def resolve(
     if tokens is not None and dollars is None:
         raise InputError("--tokens goes with --dollars")
     billed = None if dollars is None else _microusd(dollars)
-    with Database(_file()) as database:
+    with Database(_books()) as database:
         ledger = Ledger(database)
-        ledger.recover()  # no run is alive: this process has the lock
+        ledger.recover()  # of a run that is alive, nothing is touched
         entry = ledger.entry(hold_id)
         if accept_breach:
             ledger.accept_breach(hold_id)
@@ -131,7 +131,7 @@ def export(
     write = writers.get(out.suffix)
     if write is None:
         raise InputError(f"{out}: the name must end in .csv or .parquet")
-    with Database(_file(), read_only=True) as database:
+    with Database(_books(), read_only=True) as database:
         rows = [_row(entry) for entry in Ledger(database).entries()]
     schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in ROW_TYPES.items()])
     table = pa.Table.from_pylist(rows, schema)
@@ -140,22 +140,23 @@ def export(
     typer.echo(f"{out}: {len(rows)} holds")
 
 
-def _file() -> Path:
-    """The books below the run root.
+def _books() -> Path | str:
+    """The books that ``ALKD_BOOKS`` names, else those below the run root.
 
     Raises:
         InputError: there are none yet.
     """
-    from alkd_ray.annotation.database import FILE_NAME
+    from alkd_ray.annotation.database import books_of, is_url
     from alkd_ray.artifacts import run_root
     from alkd_ray.errors import InputError
 
-    file = run_root() / "store" / FILE_NAME
-    if not file.is_file():
+    books = books_of("", run_root() / "store")
+    if not is_url(books) and not Path(books).is_file():
         raise InputError(
-            f"{file}: nothing was bought below this run root yet; set ALKD_HOME to look elsewhere"
+            f"{books}: nothing was bought below this run root yet; set ALKD_HOME to look "
+            "elsewhere, or ALKD_BOOKS for a database"
         )
-    return file
+    return books
 
 
 def _microusd(dollars: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from alkd_ray.types import IntArray
 
-StructuredOutput = Literal["auto", "schema", "json", "off"]
+StructuredOutput = Literal["auto", "schema", "object", "json", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,9 @@ class Endpoint:
             ``batch_output_usd_per_million``; None = look the model's prices up.
         temperature: sampling temperature; None = leave it to the endpoint.
         timeout_seconds: longest wait for one answer.
-        structured_output: ``schema`` asks for a JSON schema, ``json`` for any JSON object, ``off``
-            for nothing; ``auto`` tries them in that order, once, and keeps what is accepted.
+        structured_output: ``schema`` asks for a JSON schema, ``object`` for a JSON object with
+            the schema beside it (llama.cpp's form), ``json`` for any JSON object, ``off`` for
+            nothing; ``auto`` tries them in that order, once, and keeps what is accepted.
         output_limit_field: name of the request's field that limits the output.
         extra_body: further fields of each request.
     """

@@ -31,10 +31,9 @@ from alkd_ray.llm_teachers._client import (
     NotBilledError,
     OutcomeUnknownError,
     api_key,
-    never_sent,
-    refused,
     root_cause,
 )
+from alkd_ray.llm_teachers._sdk_errors import never_sent, refused
 
 LABEL = "alkd"  # the key of a batch's metadata that holds its label
 _PAGE = 100  # batches asked for at once, the most that OpenAI gives

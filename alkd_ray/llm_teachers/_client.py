@@ -4,21 +4,30 @@ No retries here: whoever pays decides about them. What matters to the ledger is 
 can have been billed, so every outcome is one of three: an :class:`Answer` (billed), a
 :class:`NotBilledError` (the endpoint refused it, or it never left), an
 :class:`OutcomeUnknownError` (the bytes were sent and no answer came; it may have been billed).
+
+This one call, which a pass makes for every row, goes by aiohttp alone: through ``openai`` the same
+request takes several times the processor time of this process (``python benchmarks/annotation.py``
+prints both). Files and batches, a few calls a pass, go through the SDK.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import math
 import os
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from pathlib import Path
 from time import time
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-import httpx2
-import openai
+from yarl import URL
 
+from alkd_ray import __version__
 from alkd_ray.errors import InputError
 from alkd_ray.llm_teachers import Endpoint
 from alkd_ray.llm_teachers._completions import Answer, read_answer
@@ -28,6 +37,18 @@ HOPELESS_STATUS = frozenset({401, 403, 404})
 # A proxy gave up waiting: what stands behind it may have generated, and billed, an answer.
 GATEWAY_STATUS = frozenset({408, 502, 504, 522, 524})
 QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "quota_exceeded"})
+# Raised before the first byte of a request is written, and at no later time.
+NEVER_SENT = (
+    aiohttp.ClientConnectorError,  # no address, no connection, no valid certificate
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,  # the proxy opened no tunnel
+    aiohttp.InvalidURL,
+    aiohttp.NonHttpUrlClientError,
+)
+CONNECT_SECONDS = 30.0
+# uvicorn and Node end idle connections after 5 s. One that ends while a request is written to it
+# leaves a hold that nobody can settle, so ours end first.
+KEEP_ALIVE_SECONDS = 4.0
 
 
 class NotBilledError(Exception):
@@ -61,32 +82,53 @@ class OutcomeUnknownError(Exception):
 
 
 class ChatClient:
-    """One endpoint, asked through ``openai.AsyncOpenAI`` over aiohttp; the SDK's retries are off.
+    """One endpoint, asked by ``POST {base_url}/chat/completions``.
 
-    Belongs to one event loop. Use as an async context manager.
+    Nothing is sent twice: no retries, no redirects, and aiohttp repeats no POST. Cookies are not
+    kept. Belongs to one event loop. Use as an async context manager.
     """
 
     def __init__(self, endpoint: Endpoint, connections: int = 1024) -> None:
-        """Prepares the connection pool; nothing is sent.
+        """Prepares the client; nothing is sent.
+
+        Args:
+            endpoint: who is asked; ``timeout_seconds`` is the longest wait for a whole answer.
+            connections: most connections open at once.
 
         Raises:
-            InputError: the key's file cannot be read.
+            InputError: there is no such address, the key cannot be read or sent, or the proxy
+                cannot be used.
         """
         self.endpoint = endpoint
-        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._sdk = openai.AsyncOpenAI(
-            api_key=api_key(endpoint) or "none",
-            base_url=endpoint.base_url,
-            max_retries=0,
-            timeout=httpx2.Timeout(endpoint.timeout_seconds, connect=30.0),
-            http_client=openai.DefaultAioHttpClient(limits=limits),
-        )
+        self._connections = connections
+        try:
+            self._url = URL(f"{endpoint.base_url}/chat/completions")
+        except ValueError as error:
+            raise InputError(f"llm.options.base_url: {endpoint.base_url} ({error})") from None
+        self._headers = headers_of(endpoint)
+        self._proxy = proxy_for(self._url)
+        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> ChatClient:
+        whole = self.endpoint.timeout_seconds
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._connections, keepalive_timeout=KEEP_ALIVE_SECONDS
+            ),
+            headers=self._headers,
+            # Connecting must time out first, or nobody could tell whether the request was sent.
+            timeout=aiohttp.ClientTimeout(total=whole, connect=min(CONNECT_SECONDS, whole / 2)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=self._proxy,
+            # By itself aiohttp would look for proxies anew, in a thread, at every request, and
+            # refuse a key where .netrc names the host as well.
+            trust_env=False,
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._sdk.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def ask(self, body: Mapping[str, Any]) -> Answer:
         """Sends ``body`` once.
@@ -95,62 +137,143 @@ class ChatClient:
             NotBilledError: refused or not sent.
             OutcomeUnknownError: sent, and no whole answer came.
         """
+        if self._session is None:
+            raise RuntimeError("ChatClient is an async context manager")
+        data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         try:
-            response = await self._sdk.post(
-                "/chat/completions", body=dict(body), cast_to=httpx2.Response
-            )
-            raw = response.text
-        except openai.APIStatusError as error:
-            if error.status_code in GATEWAY_STATUS:
-                raise OutcomeUnknownError(
-                    f"HTTP {error.status_code} from a gateway; the endpoint may have answered"
-                ) from None
-            raise refused(error) from None
-        except openai.APIConnectionError as error:
-            if never_sent(error):
-                raise NotBilledError(
-                    f"no connection to {self.endpoint.base_url}: {root_cause(error)}"
-                ) from None
-            raise OutcomeUnknownError(
-                f"the connection ended without an answer: {root_cause(error)}"
+            async with self._session.post(self._url, data=data, allow_redirects=False) as response:
+                status, headers = response.status, response.headers
+                text = (await response.read()).decode("utf-8", "replace")
+        except NEVER_SENT as error:
+            raise NotBilledError(
+                f"no connection to {self.endpoint.base_url}: {root_cause(error)}"
             ) from None
-        except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
-            raise OutcomeUnknownError(f"the answer broke off: {root_cause(error)}") from None
-        return read_answer(raw)
+        except TimeoutError:
+            raise OutcomeUnknownError(
+                f"no whole answer within {self.endpoint.timeout_seconds:g} s"
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise OutcomeUnknownError(
+                f"the connection ended without a whole answer: {root_cause(error)}"
+            ) from None
+        if 200 <= status < 300:
+            return read_answer(text)
+        if status in GATEWAY_STATUS:
+            raise OutcomeUnknownError(
+                f"HTTP {status} from a gateway; the endpoint may have answered"
+            )
+        raise refusal(status, text, headers)
+
+
+def headers_of(endpoint: Endpoint) -> dict[str, str]:
+    """The headers of a request; the key is in them, so they are for sending only.
+
+    Raises:
+        InputError: the key cannot be read, or cannot stand in a header.
+    """
+    headers = {
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+        "User-Agent": f"alkd_ray/{__version__}",
+    }
+    key = api_key(endpoint)
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    host = URL(endpoint.base_url).host or ""
+    if host == "openai.com" or host.endswith(".openai.com"):
+        named = (("OpenAI-Organization", "OPENAI_ORG_ID"), ("OpenAI-Project", "OPENAI_PROJECT_ID"))
+        headers.update((name, os.environ[given]) for name, given in named if os.environ.get(given))
+    return headers
 
 
 def api_key(endpoint: Endpoint) -> str:
     """The key, from a file or the environment; "" where there is none, as local servers need none.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or no header can hold what is in it.
     """
     if endpoint.api_key_file:
+        where = f"llm.options.api_key_file: {endpoint.api_key_file}"
         try:
-            return Path(endpoint.api_key_file).read_text("utf-8").strip()
+            key = Path(endpoint.api_key_file).read_bytes().strip().decode("utf-8", "replace")
         except OSError as error:
             raise InputError(
-                f"llm.options.api_key_file: {endpoint.api_key_file} cannot be read "
-                f"({error.strerror}); give a file that holds the key"
+                f"{where} cannot be read ({error.strerror}); give a file that holds the key"
             ) from None
-    return os.environ.get(endpoint.api_key_env, "").strip() if endpoint.api_key_env else ""
+    else:
+        where = f"llm.options.api_key_env: {endpoint.api_key_env}"
+        key = os.environ.get(endpoint.api_key_env, "").strip() if endpoint.api_key_env else ""
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"{where} holds characters that no key has, such as a line break")
+    return key
 
 
-def refused(error: openai.APIStatusError) -> NotBilledError:
-    """What a response with an error status means, for a request that was not billed."""
-    status = error.status_code
-    body = error.body if isinstance(error.body, dict) else {}
-    code = str(body.get("code") or body.get("type") or "")
-    said = " ".join(str(body.get("message") or error.response.text).split())[:300]
+def proxy_for(url: URL) -> URL | None:
+    """The proxy that the environment names for an address; none for this machine's own.
+
+    Raises:
+        InputError: it is of a kind that cannot be used.
+    """
+    host = url.host or ""
+    if _is_this_machine(host) or proxy_bypass(host):
+        return None
+    given = getproxies()
+    named = given.get(url.scheme) or given.get("all")
+    if not named:
+        return None
+    try:
+        proxy = URL(named if "://" in named else f"http://{named}")
+    except ValueError:
+        proxy = URL()
+    if proxy.scheme in ("http", "https") and proxy.host:
+        return proxy
+    # The value itself may hold a password.
+    raise InputError(
+        f"the environment's {url.scheme} proxy is no http or https address; give another in "
+        f"{url.scheme}_proxy, or do without with no_proxy={host}"
+    )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def refusal(status: int, text: str, headers: Mapping[str, str]) -> NotBilledError:
+    """What a response that is no answer means, for a request that was not billed.
+
+    Args:
+        status: below 200 or from 300 on.
+        text: the response's body.
+        headers: its headers, looked up in any case.
+    """
+    told = _error_in(text)
+    code = str(told.get("code") or told.get("type") or "")
+    said = " ".join(str(told.get("message") or text).split())[:300]
+    is_redirect = 300 <= status < 400
+    if is_redirect:
+        said = f"the endpoint has moved to {headers.get('Location', 'an address it does not say')}"
     is_quota = code in QUOTA_CODES
     retryable = status in (409, 425, 429) or status >= 500
     return NotBilledError(
         f"HTTP {status} {said}".strip(),
         status=status,
-        retry_after_seconds=_retry_after(error.response.headers.get("retry-after")),
+        retry_after_seconds=_retry_after(headers.get("Retry-After")),
         is_permanent=not retryable or is_quota,
-        is_hopeless=status in HOPELESS_STATUS or is_quota,
+        is_hopeless=status in HOPELESS_STATUS or is_quota or is_redirect,
     )
+
+
+def _error_in(text: str) -> Mapping[str, Any]:
+    """The error object of a response's body; empty where there is none."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    error = body.get("error", body) if isinstance(body, dict) else {}
+    return error if isinstance(error, dict) else {}
 
 
 def _retry_after(header: str | None) -> float | None:
@@ -158,16 +281,17 @@ def _retry_after(header: str | None) -> float | None:
     if not header:
         return None
     try:
-        return max(0.0, float(header))
+        seconds = float(header)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time())
-    except (TypeError, ValueError):
-        return None
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - time()
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and those that led to it, the first one last."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
@@ -176,23 +300,9 @@ def _causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def never_sent(error: BaseException) -> bool:
-    """Whether no byte of the request can have reached the endpoint.
-
-    The SDK's transport reports a connection that the server closed as a failed one, so the
-    answer is in the cause, aiohttp's own error.
-    """
-    kinds = (
-        aiohttp.ClientConnectorError,
-        aiohttp.ConnectionTimeoutError,
-        aiohttp.InvalidURL,
-        httpx2.PoolTimeout,
-        httpx2.UnsupportedProtocol,
-    )
-    return any(isinstance(cause, kinds) for cause in _causes(error))
-
-
 def root_cause(error: BaseException) -> str:
     """The first of the errors that led to this one, in words."""
-    last = _causes(error)[-1]
+    # A timeout is a cancellation within, which tells nobody anything.
+    told = [each for each in causes(error) if not isinstance(each, asyncio.CancelledError)]
+    last = told[-1] if told else error
     return f"{type(last).__name__} {last}".strip()

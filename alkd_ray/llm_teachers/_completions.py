@@ -32,7 +32,7 @@ def read_answer(raw: str) -> Answer:
     """Text, usage and finish reason of a response's body; lenient, since it was paid for."""
     try:
         parsed = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: nested beyond reason
         return Answer(raw, "", "not JSON", None)
     if not isinstance(parsed, dict):
         return Answer(raw, "", "not an object", None)

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alkd_ray.annotation import passes, worker
 from alkd_ray.annotation.asking import Asker, AskingSettings
-from alkd_ray.annotation.database import Database
+from alkd_ray.annotation.database import BOOKS_ENVIRONMENT, Database, is_url
 from alkd_ray.annotation.desk import Hold, Release, Standing, Verdict
 from alkd_ray.annotation.grouping import Grouped
 from alkd_ray.annotation.passes import Pass
@@ -222,6 +222,7 @@ class _Driver:
                 max_restarts=DESK_RESTARTS,
                 max_task_retries=0,
                 scheduling_strategy=_here(),
+                runtime_env={"env_vars": _books_environment(job)},
             )
             .remote()
         )
@@ -331,6 +332,17 @@ def _said_by_actor(error: RayTaskError) -> BaseException:
 def _here() -> NodeAffinitySchedulingStrategy:
     """This node: the books are on its disk."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def _books_environment(job: AnnotationJob) -> dict[str, str]:
+    """What PostgreSQL's client takes from the environment, password included, for the desk.
+
+    Ray may have been started without it.
+    """
+    if not is_url(job.books):
+        return {}
+    names = [name for name in os.environ if name.startswith("PG") or name == BOOKS_ENVIRONMENT]
+    return {name: os.environ[name] for name in names}
 
 
 def _keys_environment(endpoint: Endpoint) -> dict[str, str]:

@@ -52,7 +52,7 @@ class _Asked:
 
 
 def log_request_traces(
-    *, uri: str, experiment_id: str, run_id: str, books: Path, keys: Iterable[str]
+    *, uri: str, experiment_id: str, run_id: str, books: Path | str, keys: Iterable[str]
 ) -> int:
     """Logs the answers to some requests as traces and links them to a run.
 
@@ -67,7 +67,7 @@ def log_request_traces(
         uri: MLflow's store; a server needs to be of version 3.4 or later.
         experiment_id: the experiment of the run.
         run_id: the MLflow run whose list of traces shows them.
-        books: the file of store and ledger; it is only read.
+        books: where store and ledger are, a file or a server's URL; they are only read.
         keys: the requests' keys.
 
     Returns:

@@ -50,7 +50,7 @@ def log(result: RunResult, uri: str) -> TrackedRun:
                 uri=uri,
                 experiment_id=tracked.experiment_id,
                 run_id=tracked.run_id,
-                books=buying.books_file(artifacts.run_root()),
+                books=buying.books(artifacts.run_root(), result.config.books),
                 keys=request_keys(result),
             )
         except AlkdError as error:

@@ -68,9 +68,7 @@ def main() -> None:
     if step:
         arm(step)
     given = {"mode": "batch", "batch_poll_seconds": 0.1, "batch_size": 25}
-    outcome = annotate(
-        job(Path(folder), url, count=ROWS, options={"rates": BATCH_RATES}, **given)
-    )
+    outcome = annotate(job(Path(folder), url, count=ROWS, options={"rates": BATCH_RATES}, **given))
     sys.stdout.write(outcome.status)
 
 

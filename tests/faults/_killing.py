@@ -60,6 +60,7 @@ class Program:
 
     process: subprocess.Popen[bytes]
     output: Path
+    seen: list[psutil.Process] = field(default_factory=list)
 
     def is_running(self) -> bool:
         return self.process.poll() is None
@@ -86,9 +87,11 @@ class Program:
         """kill -9 of ``driver``, one ``annotator``, the ``desk`` or ``everything``.
 
         Returns:
-            All parts as they were before.
+            Driver and actors as they were before: all that can send or write.
         """
         parts = self.parts()
+        self.seen.extend(parts)  # Ray's own agents outlive a killed driver by a minute
+        actors = [part for part in parts if "ray::_" in _title(part)]
         if kind == "driver":
             victims = [part for part in parts if part.pid == self.process.pid]
         elif kind == "everything":
@@ -96,10 +99,11 @@ class Program:
         else:
             found = [part for part in parts if ACTOR_TITLES[kind] in _title(part)]
             victims = [draw.choice(sorted(found, key=lambda part: part.pid))]
+        watched = [part for part in parts if part.pid == self.process.pid or part in actors]
         for victim in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.send_signal(signal.SIGKILL)
-        return parts
+        return watched
 
 
 @contextlib.contextmanager
@@ -113,18 +117,16 @@ def programs() -> Iterator[Programs]:
         yield made
     finally:
         for program in made.started:
-            are_gone(program.parts(), seconds=0.0)
+            for part in filter(_is_alive, [*program.seen, *program.parts()]):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    part.kill()
             program.process.wait()
         shutil.rmtree(made.folder, ignore_errors=True)
 
 
-def are_gone(parts: list[psutil.Process], seconds: float = GONE_SECONDS) -> bool:
-    """Whether all have ended by themselves in time; those that have not are ended here."""
-    gone = until(lambda: not any(map(_is_alive, parts)), seconds)
-    for part in filter(_is_alive, parts):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            part.kill()
-    return gone
+def are_gone(parts: list[psutil.Process]) -> bool:
+    """Whether all have ended, in time."""
+    return until(lambda: not any(map(_is_alive, parts)), GONE_SECONDS)
 
 
 def _session(part: psutil.Process) -> int:

@@ -33,7 +33,7 @@ FAULTS = {
 }
 SHARES = (0.1, 0.5, 0.95)
 UNITS = ("dollars",) * 30 + ("tokens",) * 9 + ("requests",) * 6 + ("all",) * 5
-IN_DEFAULT_RUN = {1, 32, 45}
+IN_DEFAULT_RUN = {1, 32}
 
 
 @dataclass(frozen=True)

@@ -134,14 +134,14 @@ def test_a_kill_loses_no_answer_and_repeats_only_what_was_in_flight(
         program = started.start(described)
         until(lambda: server.bill()["requests"] >= kill_after or not program.is_running(), 300)
         assert program.is_running(), program.said()
-        parts = program.kill(kind.victim, draw)
+        actors = program.kill(kind.victim, draw)
         at_kill = books_of(here)
         if kind.victim in ("driver", "everything"):
             program.process.wait(60)
             outcome = started.start(described).outcome()
         else:
             outcome = program.outcome()
-        assert are_gone(parts)
+        assert are_gone(actors)
         again = annotators.annotate(here)  # nothing is left to ask, so it starts no Ray
         books = books_of(here)
         bill, billed = server.bill(), times_billed(server)

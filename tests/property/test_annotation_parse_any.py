@@ -6,7 +6,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alkd_ray.annotation.parse import ParsedRanking, parse_hints, parse_ranking, parse_recorded
+from alkd_ray.annotation.parse import (
+    ParsedRanking,
+    _plain_ranking,
+    _repaired_ranking,
+    parse_hints,
+    parse_ranking,
+    parse_recorded,
+)
 
 SIZE = 20
 WORDS = ("amber", "brook", "cedar", "delta", "ember", "frost", "grove", "haven", "inlet", "jewel")
@@ -60,6 +67,40 @@ def test_any_json_whole_or_cut(value, indent, length):
     text = json.dumps(value, indent=indent)
     for answer in (text, text[:length]):
         check(parse_ranking(answer, CANDIDATES, TITLES, 5), set(CANDIDATES.tolist()), 5)
+
+
+BLANKS = st.text(st.sampled_from(" \n\r\t\x1c\xa0\u2028\ufeff"), max_size=2) | st.just(" " * 70)
+ALL_NUMBERS = [str(number + 1) for number in range(SIZE)]
+ODD_NUMBERS = st.sampled_from(["007", "1.0", "1e0", "\u0663", "0000012", "-0"])
+NUMBERS = st.lists(st.integers(-1, SIZE + 2).map(str) | ODD_NUMBERS, max_size=SIZE + 2)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(RANKINGS.map(lambda order: [str(number + 1) for number in order]) | NUMBERS, st.data())
+def test_a_plain_answer_is_read_as_if_it_were_no_plain_one(numbers, data):
+    blanks = [data.draw(st.just("") | BLANKS) for _ in range(8)]
+    marks = ["{", '"ranking"', ":", "[", f"{blanks[7]},".join(numbers), "]", "}", ""]
+    text = "".join(blank + mark for blank, mark in zip(blanks, marks, strict=True))
+    wanted = data.draw(st.just(max(1, len(numbers))) | st.integers(1, SIZE))
+    plain = _plain_ranking(text, CANDIDATES, wanted)
+    repaired = _repaired_ranking(text, CANDIDATES, TITLES, wanted)
+    if plain is not None:
+        assert plain.ranking.tolist() == repaired.ranking.tolist()
+        assert plain.ranking.dtype == repaired.ranking.dtype
+        assert (plain.repairs, plain.failure) == (repaired.repairs, repaired.failure) == ((), "")
+    # What is faultless, as JSON goes, is never left to the slow way.
+    elif len(set(numbers)) == len(numbers) == wanted and set(numbers) <= set(ALL_NUMBERS):
+        assert set("".join(blanks)) - set(" \n\r\t")
+
+
+@settings(max_examples=400, deadline=None)
+@given(ANSWERS | JSON.map(json.dumps), st.integers(1, SIZE))
+def test_no_other_answer_is_taken_for_a_plain_one(text, wanted):
+    plain = _plain_ranking(text, CANDIDATES, wanted)
+    if plain is not None:
+        repaired = _repaired_ranking(text, CANDIDATES, TITLES, wanted)
+        assert plain.ranking.tolist() == repaired.ranking.tolist()
+        assert (repaired.repairs, repaired.failure) == ((), "")
 
 
 def in_many_forms(order: list[int]) -> list[str]:

@@ -78,9 +78,7 @@ def test_failed_lines_and_broken_rankings_are_asked_again(tmp_path: Path) -> Non
 
 
 def test_what_an_expired_batch_did_not_reach_goes_into_the_next(tmp_path: Path) -> None:
-    with serving(
-        tmp_path, "--batch-seconds", "1", "--batch-expire-after-seconds", "0.6"
-    ) as server:
+    with serving(tmp_path, "--batch-seconds", "1", "--batch-expire-after-seconds", "0.6") as server:
         outcome = bought(tmp_path, server, tries=6)
         check(tmp_path, server, outcome)
     # The last ones never have their turn: a batch of one is answered at its very end.

@@ -9,6 +9,7 @@ import pytest
 
 from alkd_ray.annotation import passes, worker
 from alkd_ray.annotation.database import Database
+from alkd_ray.annotation.experience import Experience
 from alkd_ray.annotation.questions import RankQuestions
 from alkd_ray.annotation.store import Store
 from alkd_ray.errors import BudgetError, InputError
@@ -106,7 +107,7 @@ def test_a_cap_that_bites_holds_by_the_endpoints_own_bill(tmp_path: Path, share:
 def _dearest(here: worker.AnnotationJob) -> int:
     endpoint = worker.teacher_of(here.llm).describe()
     questions = RankQuestions(here.requests, here.catalogue, here.domain, endpoint)
-    plan = passes.begin(questions, None).plan(worker.rates_of(endpoint), here.caps)
+    plan = passes.begin(questions, None).plan(worker.rates_of(endpoint), here.caps, Experience())
     return plan.dearest.microusd
 
 
@@ -140,7 +141,8 @@ def test_an_endpoint_that_ignores_its_limit_is_a_breach(tmp_path: Path) -> None:
 
 def test_an_exhausted_quota_stops_the_pass(tmp_path: Path) -> None:
     with serving(tmp_path, "--quota-requests", "6") as server:
-        outcome = worker.annotate(job(tmp_path / "store", server.url))
+        # One at a time: the quota counts answers, so requests that are on their way pass it.
+        outcome = worker.annotate(job(tmp_path / "store", server.url, in_flight=1))
     assert outcome.status == "stopped"
     assert "quota" in outcome.reason
     assert len(outcome.annotations) == 6

@@ -109,7 +109,8 @@ def test_refusals_are_not_billed(
 
 def test_retry_after_is_a_number_or_a_date() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
-    for header, least, most in (("7", 7, 7), (later, 40, 60), ("soon", None, None)):
+    cases = [("7", 7, 7), (later, 40, 60), ("soon", None, None), ("inf", None, None)]
+    for header, least, most in cases:
         with pytest.raises(NotBilledError) as raised:
             ask({"status": 429, "headers": {"Retry-After": header}})
         found = raised.value.retry_after_seconds

@@ -48,7 +48,7 @@ class Silent:
 class Bills:
     """Books with answers in them."""
 
-    books: Path
+    books: Path | str
     keys: list[str]
     answers: dict[str, list[StoredAnswer]]
 
@@ -218,6 +218,7 @@ def test_strange_answers_are_shown_as_well_as_can_be(
     for name in ("too deep", "rather deep", "too large", "not finite", "in a string", "empty"):
         assert shown[name] == {"raw": strange[name]}, name
     assert all(span.llm_cost == {"total_cost": 0.000007} for span in found.values())
+    assert {span.get_attribute("alkd.endpoint") for span in found.values()} == {"http://host/v1"}
     assert all(span.get_attribute("mlflow.chat.tokenUsage") is None for span in found.values())
 
 
@@ -331,6 +332,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[driver.Finish
         patch.setenv("TEST_TRACED_KEY", KEY)
         patch.setenv("ALKD_HOME", str(folder / "home"))
         patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.setenv("ALKD_BOOKS", "")
         patch.setenv("OMP_NUM_THREADS", "1")
         flags = ["--api-key-env", "TEST_TRACED_KEY", "--truncated-share", ".2"]
         with serving(folder, *flags) as server:
@@ -388,6 +390,7 @@ def test_traces_that_fail_do_not_lose_the_run(
     finished: driver.Finished, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The books are not where they were: the outputs are all there, the answers are not.
+    monkeypatch.setenv("ALKD_BOOKS", "")
     monkeypatch.setenv("ALKD_HOME", str(tmp_path / "nowhere"))
     with pytest.raises(AlkdError, match=r"the traces of its requests .*there are no books"):
         run_log.log(finished.result, uri)

@@ -99,6 +99,49 @@ def test_the_pace_grows_back_with_answers() -> None:
     assert high == 8
 
 
+def test_places_go_to_those_who_wait_in_order_and_a_cancelled_one_passes_its_on() -> None:
+    async def main() -> tuple[list[int], int]:
+        pace, order, begun, leave = Pace(1), list[int](), asyncio.Event(), asyncio.Event()
+
+        async def one(number: int) -> None:
+            async with pace.slot():
+                order.append(number)
+                begun.set()
+                await leave.wait()
+            if number == 0:
+                tasks[1].cancel()  # it has been given the place, and does not know it yet
+
+        tasks = [asyncio.create_task(one(number)) for number in range(6)]
+        await begun.wait()
+        tasks[2].cancel()  # it still waits
+        await asyncio.wait([tasks[2]])
+        leave.set()
+        await asyncio.wait(tasks)
+        return order, pace.in_flight
+
+    assert asyncio.run(main()) == ([0, 3, 4, 5], 0)
+
+
+def test_a_shrunken_pace_keeps_the_order_and_loses_nobody() -> None:
+    async def main() -> tuple[list[int], int, int]:
+        pace, order, most = Pace(10), list[int](), 0
+
+        async def one(number: int) -> None:
+            nonlocal most
+            async with pace.slot():
+                order.append(number)
+                if number >= 10:
+                    most = max(most, pace.in_flight)
+                await asyncio.sleep(0)
+                if number == 0:
+                    pace.slowed(0.0)
+
+        await asyncio.gather(*[one(number) for number in range(50)])
+        return order, most, pace.in_flight
+
+    assert asyncio.run(main()) == (list(range(50)), 7, 0)
+
+
 def test_a_key_is_that_of_what_determines_the_answer() -> None:
     rows = requests(3)
     titles = catalogue()

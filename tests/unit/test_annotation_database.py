@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from alkd_ray.annotation import database as books
+from alkd_ray.annotation import schema
 from alkd_ray.annotation.database import FILE_NAME, BooksError, Database
 from alkd_ray.annotation.ledger import Ledger, LedgerError
 from alkd_ray.annotation.schema import MIGRATIONS
@@ -167,7 +167,7 @@ def test_an_older_file_is_brought_up_to_date(path: Path, monkeypatch: pytest.Mon
     with Database(path) as database:
         Ledger(database).open_budget("b", Caps(tokens=7))
     later = (*MIGRATIONS, "ALTER TABLE budgets ADD COLUMN note TEXT NOT NULL DEFAULT ''")
-    monkeypatch.setattr(books, "MIGRATIONS", later)
+    monkeypatch.setattr(schema, "MIGRATIONS", later)
     with pytest.raises(InputError, match="older version"):
         Database(path, read_only=True)
     with Database(path) as database:
@@ -182,10 +182,10 @@ def test_a_migration_that_fails_changes_nothing(
 ) -> None:
     Database(path).close()
     broken = (*MIGRATIONS, "CREATE TABLE half (x); CREATE TABLE budgets (x)")
-    monkeypatch.setattr(books, "MIGRATIONS", broken)
+    monkeypatch.setattr(schema, "MIGRATIONS", broken)
     with pytest.raises(BooksError, match="cannot be opened"):
         Database(path)
-    monkeypatch.setattr(books, "MIGRATIONS", MIGRATIONS)
+    monkeypatch.setattr(schema, "MIGRATIONS", MIGRATIONS)
     with Database(path) as database:
         names = {name for (name,) in database.execute("SELECT name FROM sqlite_schema")}
         assert "half" not in names

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from alkd_ray.annotation.meter import MOST_POINTS, Meter
@@ -9,7 +11,7 @@ from alkd_ray.annotation.passes import Progress
 
 
 def progress(done: int, tokens: int = 0) -> Progress:
-    return Progress(done, 10_000, 0, 5, done, tokens, 7, 3, tokens, None)
+    return Progress(done, 10_000, 0, 5, done, tokens, 7, 3, tokens, 9, None, None)
 
 
 def test_rates_are_those_of_the_last_seconds() -> None:
@@ -30,5 +32,5 @@ def test_a_long_history_is_thinned_and_keeps_both_ends() -> None:
     assert MOST_POINTS / 2 <= len(seconds) <= MOST_POINTS
     assert seconds[0] == 0.0
     assert seconds[-1] >= 19_000 * 0.5
-    gaps = {round(b - a, 3) for a, b in zip(seconds, seconds[1:], strict=False)}
+    gaps = {round(b - a, 3) for a, b in itertools.pairwise(seconds)}
     assert len(gaps) == 1

@@ -160,7 +160,7 @@ def test_a_hundred_thousand_keys_at_once(store: Store) -> None:
     assert seconds < 60  # about 1 s on an idle machine; a query for each key takes minutes
 
 
-def test_export_shows_one_instant_in_three_files(store: Store, tmp_path: Path) -> None:
+def test_export_shows_one_instant_in_its_files(store: Store, tmp_path: Path) -> None:
     out = tmp_path / "out"
     store.export(out)  # empty books give empty tables with the same columns
     columns = {file.name: pq.read_schema(file) for file in out.iterdir()}
@@ -174,6 +174,7 @@ def test_export_shows_one_instant_in_three_files(store: Store, tmp_path: Path) -
         "requests.parquet",
         "answers.parquet",
         "rankings.parquet",
+        "failures.parquet",
     }
     assert {file.name: pq.read_schema(file) for file in out.iterdir()} == columns
     requests = pq.read_table(out / "requests.parquet").to_pylist()

@@ -146,7 +146,7 @@ def test_what_a_reader_must_be_told_is_there(folder: Path) -> None:
             "1,234,567",
             "alkdrec-exact",
             "min gain exact",
-            "8 of 500 rankings failed for good",
+            "8 of 500 rankings failed",
             "1 h 02 min",
             "simulated",
         ):

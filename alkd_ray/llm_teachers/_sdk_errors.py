@@ -1,0 +1,23 @@
+"""The SDK's errors in the terms of :mod:`alkd_ray.llm_teachers._client`."""
+
+from __future__ import annotations
+
+import httpx2
+import openai
+
+from alkd_ray.llm_teachers._client import NEVER_SENT, NotBilledError, causes, refusal
+
+
+def refused(error: openai.APIStatusError) -> NotBilledError:
+    """What a response with an error status means, for a request that was not billed."""
+    return refusal(error.status_code, error.response.text, error.response.headers)
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether no byte of the request can have reached the endpoint.
+
+    The SDK's transport reports a connection that the server closed as a failed one, so the
+    answer is in the cause, aiohttp's own error.
+    """
+    kinds = (*NEVER_SENT, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+    return any(isinstance(cause, kinds) for cause in causes(error))

@@ -1,0 +1,260 @@
+"""Several drivers on one budget in PostgreSQL, and what is left when one of them, or it, dies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("psycopg")
+
+from alkd_ray.annotation import database, worker
+from alkd_ray.annotation.database import BooksError, Database, are_there
+from alkd_ray.annotation.ledger import Ledger
+from alkd_ray.annotation.store import Store
+from alkd_ray.types import AnnotationOutcome
+from tests.annotation_rows import ONE_DOLLAR, Server, job, serving
+from tests.conftest import ROOT
+from tests.postgres_server import Postgres, running
+
+COUNT, IN_FLIGHT = 60, 6
+LATENCY = ("--latency", ".1")
+
+# One driver: says what its pass ended with in one line of JSON.
+DRIVER = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+from alkd_ray.annotation import database, worker
+from alkd_ray.types import Caps
+from tests.annotation_rows import job
+
+print("ready", flush=True)
+sys.stdin.readline()
+endpoint, books, folder, count, in_flight, cap, run = sys.argv[1:]
+here = replace(
+    job(Path(folder), endpoint, count=int(count), in_flight=int(in_flight),
+        caps=Caps(microusd=int(cap)), partial=True),
+    books_url=books, run_id=run)
+found = worker.annotate(here)
+print(json.dumps({
+    "status": found.status, "reason": found.reason, "sent": found.sent,
+    "rankings": [a.ranking.tolist() for a in found.annotations],
+    "held": found.ledger.held.requests}))
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with running() as started:
+        yield started
+
+
+def driver(endpoint: Server, url: str, folder: Path, run: str, cap: int) -> subprocess.Popen[str]:
+    """A process that is about to begin its pass, and waits for :func:`go`."""
+    given = [endpoint.url, url, str(folder), str(COUNT), str(IN_FLIGHT), str(cap), run]
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *given],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+def said(process: subprocess.Popen[str]) -> dict:
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return json.loads(out)
+
+
+def wait_for_bill(endpoint: Server, requests: int) -> None:
+    while endpoint.bill()["requests"] < requests:
+        time.sleep(0.02)
+
+
+def wait_until_both_are_at_work(url: str, victim: subprocess.Popen[str]) -> None:
+    """Until both have answers, and the victim waits for some."""
+    while not are_there(url):
+        assert victim.poll() is None, victim.communicate()
+        time.sleep(0.02)
+    with Database(url, read_only=True) as reader:
+        while True:
+            assert victim.poll() is None, victim.communicate()
+            entries = Ledger(reader).entries()
+            answered = {entry.owner for entry in entries if entry.status == "settled"}
+            waiting = {entry.owner for entry in entries if entry.status == "held"}
+            if answered == {"victim", "other"} and "victim" in waiting:
+                return
+            time.sleep(0.005)
+
+
+def test_two_drivers_buy_the_same_rows_once(server: Postgres, tmp_path: Path) -> None:
+    url = server.database()
+    with serving(tmp_path, *LATENCY) as endpoint:
+        drivers = [driver(endpoint, url, tmp_path, f"run {n}", 1_000_000) for n in range(2)]
+        go(*drivers)
+        found = [said(process) for process in drivers]
+        bill = endpoint.bill()
+    assert [one["status"] for one in found] == ["complete", "complete"]
+    assert found[0]["rankings"] == found[1]["rankings"]
+    assert len(found[0]["rankings"]) == bill["requests"] == COUNT
+    assert sum(one["sent"] for one in found) == COUNT
+    assert min(one["sent"] for one in found) > 0  # they share the work
+    with Database(url, read_only=True) as reader:
+        ledger = Ledger(reader)
+        assert ledger.state("test").settled.microusd == bill["microusd"]
+        assert ledger.state("test").held.requests == 0
+        assert ledger.audit("test")
+        assert {entry.status for entry in ledger.entries()} == {"settled"}
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_two_drivers_keep_to_one_cap_and_use_it_up(
+    server: Postgres, tmp_path: Path, share: float
+) -> None:
+    with serving(tmp_path, *LATENCY) as endpoint:
+        whole = worker.annotate(job(tmp_path / "free", endpoint.url, count=COUNT))
+        before = endpoint.bill()["microusd"]
+        cap = int(whole.ledger.settled.microusd * share)
+        url = server.database()
+        drivers = [driver(endpoint, url, tmp_path, f"run {n}", cap) for n in range(2)]
+        go(*drivers)
+        found = [said(process) for process in drivers]
+        billed = endpoint.bill()["microusd"] - before
+    assert {one["status"] for one in found} == {"stopped"}
+    assert all("the cap of" in one["reason"] for one in found)
+    with Database(url, read_only=True) as reader:
+        state = Ledger(reader).state("test")
+        dearest = max(entry.worst.microusd for entry in Ledger(reader).entries())
+        assert Ledger(reader).audit("test")
+    assert billed == state.settled.microusd <= cap
+    # What was left to the last one to stop was less than its next request may cost.
+    assert cap - billed < 1.1 * dearest
+
+
+def test_a_killed_driver_leaves_the_rest_to_the_other(server: Postgres, tmp_path: Path) -> None:
+    url = server.database()
+    with serving(tmp_path, *LATENCY) as endpoint:
+        victim = driver(endpoint, url, tmp_path, "victim", 1_000_000)
+        other = driver(endpoint, url, tmp_path, "other", 1_000_000)
+        go(victim, other)
+        wait_until_both_are_at_work(url, victim)
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate()
+        assert victim.returncode == -signal.SIGKILL
+        found = said(other)
+        bill = endpoint.bill()
+    assert found["status"] == "complete"
+    assert 0 < found["sent"] < COUNT
+    assert len(found["rankings"]) == COUNT
+    with Database(url, read_only=True) as reader:
+        ledger = Ledger(reader)
+        state = ledger.state("test")
+        left = ledger.entries("test", "unresolved")
+        assert ledger.audit("test")
+    assert 0 < len(left) <= IN_FLIGHT  # it was waiting for answers when it died
+    assert {entry.owner for entry in left} == {"victim"}
+    assert state.held.requests == 0
+    assert state.settled.microusd <= bill["microusd"]
+    assert bill["microusd"] <= state.settled.microusd + state.unresolved.microusd
+    assert bill["requests"] <= COUNT + IN_FLIGHT
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_server_that_comes_back_costs_nothing(
+    server: Postgres, tmp_path: Path, engine: str
+) -> None:
+    """What was in flight is answered while it is down, and recorded when it is back."""
+    url = server.database()
+    with serving(tmp_path, *LATENCY) as endpoint, annotating(engine) as annotate:
+        here = job(tmp_path, endpoint.url, count=COUNT, in_flight=IN_FLIGHT)
+
+        def restart() -> None:
+            wait_for_bill(endpoint, 12)
+            server.kill()
+            server.start()
+
+        restarter = threading.Thread(target=restart)
+        restarter.start()
+        found = annotate(replace(here, books_url=url))
+        restarter.join()
+        bill = endpoint.bill()
+    assert found.status == "complete"
+    assert len(found.annotations) == found.sent == bill["requests"] == COUNT
+    assert found.ledger.settled.microusd == bill["microusd"]
+    assert found.ledger.held.requests == found.ledger.unresolved.requests == 0
+    with Database(url, read_only=True) as reader:
+        assert Ledger(reader).audit("test")
+
+
+def test_nothing_is_sent_while_the_server_is_down(
+    server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PATIENCE_SECONDS", 2.0)
+    url = server.database()
+    with serving(tmp_path, *LATENCY) as endpoint:
+        here = job(tmp_path, endpoint.url, count=COUNT, in_flight=IN_FLIGHT)
+        here = replace(here, books_url=url)
+
+        def kill() -> None:
+            wait_for_bill(endpoint, 12)
+            server.kill()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        with pytest.raises(BooksError, match="nothing is sent without the books"):
+            worker.annotate(here)
+        killer.join()
+        billed = endpoint.bill()["requests"]
+        with pytest.raises(BooksError, match="cannot be reached"):
+            worker.annotate(here)
+        assert endpoint.bill()["requests"] == billed <= 12 + 2 * IN_FLIGHT
+        server.start()
+        found = worker.annotate(here)
+        bill = endpoint.bill()
+    assert found.status == "complete"
+    assert len(found.annotations) == COUNT
+    assert bill["requests"] <= COUNT + IN_FLIGHT  # only what was in flight is paid for twice
+    assert found.ledger.held.requests == 0
+    assert found.ledger.settled.microusd <= bill["microusd"]
+    counted = found.ledger.settled.microusd + found.ledger.unresolved.microusd
+    assert bill["microusd"] <= counted <= ONE_DOLLAR.microusd
+    with Database(url, read_only=True) as reader:
+        assert Ledger(reader).audit("test")
+        assert len(Store(reader).answers([a.key for a in found.annotations])) == COUNT
+
+
+@contextlib.contextmanager
+def annotating(engine: str) -> Iterator[Callable[[worker.AnnotationJob], AnnotationOutcome]]:
+    """The form of a pass, with its Ray."""
+    if engine == "local":
+        yield worker.annotate
+        return
+    from alkd_ray.runtime import annotators, cluster
+
+    cluster.ensure_ray(num_cpus=2)
+    try:
+        yield annotators.annotate
+    finally:
+        cluster.shutdown()

@@ -1,0 +1,81 @@
+"""Sweep files: axes, draws, trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from alkd_ray import sweeps
+from alkd_ray.errors import InputError
+
+RUN = {"data": {"source": "synthetic", "options": {"size": "tiny"}}}
+
+
+def written(folder: Path, **fields: object) -> Path:
+    file = folder / "sweep.yaml"
+    file.write_text(yaml.safe_dump({"name": "many", "run": RUN, **fields}))
+    return file
+
+
+def test_grids_are_crossed_and_share_name_and_seeds(tmp_path: Path) -> None:
+    over = {
+        "selection.budget": {"grid": [10, 20]},
+        "selection.strategy": {"grid": ["random", "rad-bc"]},
+    }
+    sweep, trials = sweeps.load(written(tmp_path, over=over, seeds=[4, 5]), ["student.dim=7"])
+    assert [(t.selection.budget, t.selection.strategy) for t in trials] == [
+        (10, "random"), (10, "rad-bc"), (20, "random"), (20, "rad-bc"),
+    ]  # fmt: skip
+    assert {t.name for t in trials} == {sweep.name} == {"many"}
+    assert all(t.seeds == [4, 5] and t.student.dim == 7 for t in trials)
+
+
+def test_draws_are_repeatable_and_keep_to_their_ranges(tmp_path: Path) -> None:
+    over = {
+        "student.training.learning_rate": {"loguniform": [1e-4, 1e-2]},
+        "student.training.weight_decay": {"uniform": [0.0, 0.5]},
+        "student.dim": {"choice": [5, 10]},
+        "selection.budget": {"range": [3, 5]},
+        "candidates.size": {"grid": [30, 40]},
+    }
+    file = written(tmp_path, over=over, samples=100)
+    _, trials = sweeps.load(file)
+    assert trials == sweeps.load(file)[1]
+    assert len(trials) == 200
+    rates = np.array([t.student.training.learning_rate for t in trials])
+    assert rates.min() >= 1e-4
+    assert rates.max() < 1e-2
+    assert 0.35 < (rates < 1e-3).mean() < 0.65
+    assert {t.student.dim for t in trials} == {5, 10}
+    assert {t.selection.budget for t in trials} == {3, 4, 5}
+    assert min(t.student.training.weight_decay for t in trials) >= 0
+
+
+def test_a_run_may_be_a_file_beside_the_sweep(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(RUN | {"student": {"dim": 9}}))
+    file = written(tmp_path, run="base.yaml", over={"selection.budget": {"grid": [3]}})
+    assert sweeps.load(file)[1][0].student.dim == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"over": {"selection.budget": {"grid": [1], "choice": [2]}}}, "exactly one|give one of"),
+        ({"over": {"selection.budget": {"grid": []}}}, "grid"),
+        ({"over": {"selection.budgt": {"grid": [1]}}}, "budgt"),
+        ({"over": {"selection.budget": {"grid": ["many"]}}}, "selection.budget"),
+        ({"over": {"student.dim": {"loguniform": [0, 1]}}}, "no range"),
+        ({"over": {"student.dim.deep": {"grid": [1]}}}, "dim"),
+        ({"over": {}}, "over"),
+        ({"over": {"student.dim": {"grid": [1]}}, "run": "nowhere.yaml"}, "no such config"),
+        ({"over": {"student.dim": {"grid": [1]}}, "sead": 3}, "sead"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep_is_said(
+    tmp_path: Path, fields: dict[str, object], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        sweeps.load(written(tmp_path, **fields))
