@@ -128,8 +128,8 @@ class _Tally:
         for kind, questions in (("hints", asked.hints), ("rank", asked.rankings)):
             found = passes.begin(questions, store)
             self.keys[kind].update(found.keys)
-            for row, size in zip(found.pending, found.sizes, strict=True):
-                self.sizes[kind].setdefault(row.key, size)
+            for key, size in zip(found.pending.keys.values(), found.sizes, strict=True):
+                self.sizes[kind].setdefault(key, size)
         return len({question.key for question in asked.hints}) + len(asked.rankings)
 
     def plans(self, store: Store | None, left: Caps) -> list[Plan]:

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from alkd_ray.errors import InputError
 
+# Fields in which people put secrets by mistake: their values are never shown.
+MAY_HOLD_SECRETS = ("api_key_env", "base_url", "books")
 ROOMS = ("sources", "recommenders", "strategies", "llm_teachers", "distillation")
 
 
@@ -107,6 +109,7 @@ def explain(error: ValidationError, where: str, model: type[BaseModel] | None = 
             message = f"no such field{known}"
         else:
             is_of_a_field = problem["loc"] and problem["type"] != "missing"
-            message += f" (it is {problem['input']!r})" if is_of_a_field else ""
+            is_shown = is_of_a_field and problem["loc"][-1] not in MAY_HOLD_SECRETS
+            message += f" (it is {problem['input']!r})" if is_shown else ""
         lines.append(f"{path}: {message}")
     return "; ".join(lines)

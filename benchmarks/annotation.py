@@ -3,11 +3,10 @@
     python benchmarks/annotation.py            rates of all sides, their ratios, the desk's groups
     python benchmarks/annotation.py --soak N   memory of annotator and desk over N requests
 
-All sides send the same requests to the same server, a process of its own that answers each one
-with a valid ranking after ``--latency`` seconds and does nothing else. It takes the times: a rate
-is the number of answers over the seconds from the first request to the last answer, so planning,
-the actors' start and reading the results back are not in it; those are printed apart. Processor
-time is that of the whole pass in this process, which a busy machine disturbs less.
+All sides send the same requests to the same server, ``lean_server.py``, which takes the times: a
+rate is the number of answers over the seconds from the first request to the last answer, so
+planning, the actors' start and reading the results back are not in it; those are printed apart.
+Processor time is that of the whole pass in this process, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -20,20 +19,17 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import ledger
 import numpy as np
 import psutil
+from chat_clients import CLIENTS, ask_all
+from lean_server import lean_server, serving, times
 
 from alkd_ray.annotation import worker
 from alkd_ray.annotation.asking import Asker, AskingSettings
@@ -60,6 +56,8 @@ MEBIBYTE = 2**20
 SIDES = {  # as printed
     "bare": "bytes over aiohttp, answers unread",
     "plain": "plain aiohttp, JSON in and out",
+    "sdk": "openai SDK over aiohttp",
+    "client": "the annotator's client alone",
     "no_ledger": "the annotator's asker, no ledger",
     "local": "annotator in this process",
     "actors_1": "annotator, 1 actor",
@@ -81,15 +79,6 @@ FULL_ROWS = Rows(8, 50, 25, "\n".join([HINT] * 10))  # 4.7 kB as sent
 SHORT_ROWS = Rows(3, 5, 5, "")
 
 
-@dataclass
-class Times:
-    """What the server saw: answers, and the first request and the last answer (monotonic)."""
-
-    answers: int = 0
-    first: float = 0.0
-    last: float = 0.0
-
-
 @dataclass(frozen=True)
 class Timed:
     """One side, once.
@@ -104,104 +93,6 @@ class Timed:
     before: float
     after: float
     cpu: float
-
-
-class Answering(asyncio.Protocol):
-    """One connection of the server: HTTP/1.1, keep-alive, bodies with a Content-Length.
-
-    A POST is answered after ``latency`` seconds, whatever it says. A GET returns, and resets, the
-    times. It parses no JSON, so that on a small machine it takes little from the sides' processor.
-    """
-
-    def __init__(self, answer: bytes, latency: float, times: Times) -> None:
-        self.answer = answer
-        self.latency = latency
-        self.times = times
-        self.received = bytearray()
-        self.transport: Any = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps the connection."""
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        """Takes whole requests off what was received."""
-        self.received += data
-        while (head_end := self.received.find(b"\r\n\r\n")) >= 0:
-            head = bytes(self.received[:head_end]).lower()
-            _, found, length = head.partition(b"content-length:")
-            end = head_end + 4 + (int(length.partition(b"\r\n")[0]) if found else 0)
-            if len(self.received) < end:
-                return
-            del self.received[:end]
-            if head.startswith(b"get"):
-                self.send(response(asdict(self.times)))
-                self.times.answers, self.times.first = 0, 0.0
-            else:
-                self.times.first = self.times.first or time.monotonic()
-                asyncio.get_running_loop().call_later(self.latency, self.send_answer)
-
-    def send_answer(self) -> None:
-        """The answer, and its time."""
-        self.send(self.answer)
-        self.times.answers += 1
-        self.times.last = time.monotonic()
-
-    def send(self, data: bytes) -> None:
-        """Writes, unless the client has gone."""
-        if not self.transport.is_closing():
-            self.transport.write(data)
-
-
-def response(content: dict[str, Any]) -> bytes:
-    """A whole HTTP response of 200 with JSON."""
-    body = json.dumps(content).encode()
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
-
-
-async def serve(latency: float, wanted: int) -> None:
-    """Serves until standard input ends, which it does when the benchmark's process does."""
-    content = json.dumps({"ranking": list(range(wanted, 0, -1))})
-    message = {"role": "assistant", "content": content}
-    answer = response(
-        {
-            "id": "chatcmpl-benchmark",
-            "object": "chat.completion",
-            "created": 0,
-            "model": MODEL,
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 900, "completion_tokens": 75, "total_tokens": 975},
-        }
-    )
-    loop = asyncio.get_running_loop()
-    make = functools.partial(Answering, answer, latency, Times())
-    server = await loop.create_server(make, "127.0.0.1", 0, backlog=1024)
-    print(f"serving at http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
-    await loop.run_in_executor(None, sys.stdin.buffer.read)
-
-
-@contextlib.contextmanager
-def serving(words: Sequence[str]) -> Iterator[str]:
-    """The address of a server that ``words`` start, a process of its own; ended on exit."""
-    pipe = subprocess.PIPE
-    server = subprocess.Popen([sys.executable, *words], stdin=pipe, stdout=pipe, text=True)
-    try:
-        line = server.stdout.readline() if server.stdout else ""
-        yield next(word for word in line.split() if word.startswith("http"))
-    finally:
-        server.communicate()  # closes its standard input
-
-
-def lean_server(latency: float, rows: Rows) -> contextlib.AbstractContextManager[str]:
-    """The server that all sides ask."""
-    return serving([__file__, "--serve", str(latency), "--wanted", str(rows.wanted)])
-
-
-def times(url: str) -> Times:
-    """The server's times since they were asked for last."""
-    with urllib.request.urlopen(url) as answer:  # noqa: S310 - our own address
-        return Times(**json.load(answer))
 
 
 def job(
@@ -247,32 +138,6 @@ def bodies(here: AnnotationJob) -> list[dict[str, Any]]:
     return made
 
 
-async def ask_plainly(url: str, sent: Sequence[Any], in_flight: int) -> None:
-    """A client without books, one session: bytes are sent as they are, anything else as JSON.
-
-    JSON in and out is what one writes by hand; ready bytes and unread answers are the ceiling.
-    """
-    left = iter(sent)
-    connector = aiohttp.TCPConnector(limit=in_flight)
-    async with aiohttp.ClientSession(connector=connector) as session:
-
-        async def lane(ask: Callable[[Any], Awaitable[None]]) -> None:
-            for each in left:
-                await ask(each)
-
-        async def ask_bare(body: bytes) -> None:
-            async with session.post(url, data=body) as answer:
-                assert answer.status == 200, await answer.text()
-                await answer.read()
-
-        async def ask(body: dict[str, Any]) -> None:
-            async with session.post(url, json=body) as answer:
-                assert (await answer.json())["choices"][0]["message"]["content"]
-
-        kind = ask_bare if isinstance(sent[0], bytes) else ask
-        await asyncio.gather(*(lane(kind) for _ in range(in_flight)))
-
-
 class GrantingDesk:
     """A desk that grants everything and keeps nothing, to see what the real one costs."""
 
@@ -305,16 +170,20 @@ def side(name: str, url: str, folder: Path, count: int, in_flight: int) -> Timed
     """One side once, on fresh books."""
     actors = 2 if name == "actors_2" else 1
     here = job(url, folder, count, FULL_ROWS, in_flight // actors, actors)
-    address, sent = f"{url}/chat/completions", bodies(here)
-    ready = [json.dumps(body).encode() for body in sent] if name == "bare" else sent
-    work = {
-        "bare": lambda: asyncio.run(ask_plainly(address, ready, in_flight)),
-        "plain": lambda: asyncio.run(ask_plainly(address, sent, in_flight)),
+    sent: list[Any] = bodies(here)
+    if name == "bare":
+        sent = [json.dumps(body).encode() for body in sent]
+    alone = {
+        each: functools.partial(ask_all, client, url, sent, in_flight)
+        for each, client in CLIENTS.items()
+    }
+    annotator = {
         "no_ledger": lambda: ask_without_ledger(here),
         "local": lambda: checked(worker.annotate(here)),
         "actors_1": lambda: checked(annotators.annotate(here)),
         "actors_2": lambda: checked(annotators.annotate(here)),
-    }[name]
+    }
+    work = (alone | annotator)[name]
     times(url)
     began, cpu = time.monotonic(), time.process_time()
     work()
@@ -334,7 +203,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     print(f"Ray started in {found['ray_start_seconds']:.1f} s; {os.cpu_count()} CPUs")
     print(f"alkd llm serve, {CHECK_IN_FLIGHT} in flight, bytes: {found['simulated']:.0f}/s")
     names = list(SIDES)
-    with lean_server(given.latency, FULL_ROWS) as url:
+    with lean_server(given.latency, FULL_ROWS.wanted) as url:
         for in_flight in given.in_flight:
             count = in_flight * given.waves
             runs: dict[str, list[Timed]] = {name: [] for name in names}
@@ -355,7 +224,7 @@ def simulated_rate(given: argparse.Namespace) -> float:
         here = job(url, Path(), CHECK_IN_FLIGHT * given.waves, FULL_ROWS, CHECK_IN_FLIGHT)
         sent = [json.dumps(body).encode() for body in bodies(here)]
         started = time.perf_counter()
-        asyncio.run(ask_plainly(f"{url}/chat/completions", sent, CHECK_IN_FLIGHT))
+        ask_all(CLIENTS["bare"], url, sent, CHECK_IN_FLIGHT)
         return len(sent) / (time.perf_counter() - started)
 
 
@@ -429,7 +298,7 @@ def soak(given: argparse.Namespace) -> dict[str, Any]:
             samples.append(found)
 
     with (
-        lean_server(given.latency, SHORT_ROWS) as url,
+        lean_server(given.latency, SHORT_ROWS.wanted) as url,
         tempfile.TemporaryDirectory(dir=given.folder) as folder,
     ):
         here = job(url, Path(folder), given.soak, SHORT_ROWS, CHECK_IN_FLIGHT)
@@ -462,12 +331,7 @@ def main() -> None:
         "--soak", type=int, nargs="?", const=20_000, default=None, help="requests (20,000)"
     )
     parser.add_argument("--json", type=Path, default=None, help="also write the figures there")
-    parser.add_argument("--serve", type=float, default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--wanted", type=int, default=25, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.serve is not None:
-        asyncio.run(serve(given.serve, given.wanted))
-        return
     if given.soak is not None:
         found = soak(given)
     else:

@@ -7,7 +7,7 @@ reads old answers for nothing, and a pass that was killed goes on with what was 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -185,16 +185,18 @@ def begin(questions: Questions, store: Store | None) -> Pass:
 
 
 def still_pending(
-    questions: Questions, at: Pass, store: Store
+    questions: Questions, at: Pass, store: Store, in_doubt: Collection[str] = ()
 ) -> tuple[PendingRows, dict[int, str]]:
     """Rows of a pass that began earlier and are not answered yet, and their first answers.
 
-    Only rows with something in the store are looked at; the others are as they were.
+    Only rows with something in the store are looked at; the others are as they were. Those with
+    keys ``in_doubt`` come last: whoever sent them may be alive, and will have reported by then.
     """
     keys = at.pending.keys
     left = _unsettled(questions, keys, store)
     first_answers = {index: raw for index, raw in left.items() if raw is not None}
-    return PendingRows(questions, {index: keys[index] for index in left}), first_answers
+    ordered = sorted(left, key=lambda index: keys[index] in in_doubt)
+    return PendingRows(questions, {index: keys[index] for index in ordered}), first_answers
 
 
 def outcome(questions: Questions, at: Pass, store: Store, standing: Standing) -> AnnotationOutcome:

@@ -174,10 +174,8 @@ def open_desk(
         experience=experience,
     )
     if begun is not None:
-        rows, first_answers = passes.still_pending(questions, begun, desk.store)
-        # Whoever sent these may be alive and about to report: by their turn it will have.
         in_doubt = desk.ledger.unresolved_keys(job.budget_name, begun.last_hold)
-        rows.sort(key=lambda row: row.key in in_doubt)
+        rows, first_answers = passes.still_pending(questions, begun, desk.store, in_doubt)
         at = begun
     else:
         at = passes.begin(questions, desk.store)

@@ -140,7 +140,7 @@ def hints(as_json: JsonOption = False) -> None:
 
     from alkd_ray.annotation.pricing import usd
     from alkd_ray.artifacts import run_root
-    from alkd_ray.cli.console import print_json
+    from alkd_ray.cli.console import print_json, printable
 
     files = sorted((run_root() / "hints").glob("*/hints.json"), key=lambda f: f.stat().st_mtime)
     found = {file.parent.name: json.loads(file.read_text("utf-8")) for file in files}
@@ -151,7 +151,8 @@ def hints(as_json: JsonOption = False) -> None:
     for key, written in found.items():
         made = f"{written.get('model', '')} {written.get('prompt', '')}".strip()
         typer.echo(f"{key}  {made}  {usd(written['cost_microusd'])}")
-        typer.echo("".join(f"    {line}\n" for line in written["text"].splitlines()[:5]))
+        lines = written["text"].splitlines()[:5]
+        typer.echo("".join(f"    {printable(line)}\n" for line in lines))
     if not found:
         typer.echo("no hints were written below this run root yet")
 
@@ -195,6 +196,7 @@ def _books() -> Path | str:
 
 def _print_status(found: Overview) -> None:
     from alkd_ray.annotation.pricing import usd
+    from alkd_ray.cli.console import printable
 
     for row in found.asked:
         tokens = row.prompt_tokens + row.completion_tokens
@@ -209,7 +211,7 @@ def _print_status(found: Overview) -> None:
     for version, (accepted, failed) in found.read.items():
         typer.echo(f"read by parser {version}: {accepted:,} good, {failed:,} failed")
     for reason, requests in list(found.failures.items())[:REASONS_SHOWN]:
-        typer.echo(f"refused for good: {requests:,} x {reason}")
+        typer.echo(f"refused for good: {requests:,} x {printable(reason)}")
     if found.failures:
         typer.echo("  (alkd annotate retry lets the next run ask these again)")
     for batch in found.batches:

@@ -30,7 +30,7 @@ class RunDisplay:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, markup=False)
         self.live = self.console.is_terminal and not quiet
         self.bars = Progress(
             SpinnerColumn(),
@@ -119,3 +119,8 @@ class RunDisplay:
 def print_json(value: Any) -> None:
     """One JSON object on standard output."""
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def printable(text: str) -> str:
+    """Foreign text without what would steer a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -22,7 +22,7 @@ def print_plan(found: Plan, console: Console | None = None) -> None:
 
     from alkd_ray.annotation.pricing import usd
 
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, markup=False)
     table = Table(
         title=f"{found.to_send:,} of {found.requests:,} requests to be sent", title_justify="left"
     )

@@ -82,8 +82,10 @@ def _print_outcome(finished: Finished) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from alkd_ray.runtime._mlflow_connection import without_password
+
     result = finished.result
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # reasons are the endpoint's words
     if result.report is not None:
         from alkd_ray import summary
 
@@ -105,7 +107,8 @@ def _print_outcome(finished: Finished) -> None:
         console.print(
             f"mlflow   mlflow ui --backend-store-uri {finished.tracking_uri}"
             if finished.tracking_uri.startswith("sqlite")
-            else f"mlflow   {finished.tracking_uri}, run {finished.tracking_run_id}",
+            else f"mlflow   {without_password(finished.tracking_uri)}, "
+            f"run {finished.tracking_run_id}",
             soft_wrap=True,
         )
     if finished.warning:

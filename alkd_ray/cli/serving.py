@@ -154,10 +154,12 @@ def _print_tables(answers: dict[str, Recommendation]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from alkd_ray.cli.console import printable
+
     console = Console(highlight=False)
     for name, answer in answers.items():
         title = f"session {name}" if len(answers) > 1 else None
-        table = Table(title=title and Text(_printable(title)), title_justify="left")
+        table = Table(title=title and Text(printable(title)), title_justify="left")
         table.add_column("rank", justify="right")
         table.add_column("item")
         table.add_column("score", justify="right")
@@ -166,20 +168,16 @@ def _print_tables(answers: dict[str, Recommendation]) -> None:
             # Titles and ids are foreign text: no markup, no control characters.
             table.add_row(
                 str(rank),
-                Text(_printable(item.source_id)),
+                Text(printable(item.source_id)),
                 f"{item.score:.4f}",
-                Text(_printable(item.title)),
+                Text(printable(item.title)),
             )
         if answer.problem:
-            console.print(Text(_printable(f"session {name}: {answer.problem}")), soft_wrap=True)
+            console.print(Text(printable(f"session {name}: {answer.problem}")), soft_wrap=True)
         else:
             console.print(table)
         if answer.unknown:
             console.print(
-                Text(_printable(f"not in the catalogue, ignored: {', '.join(answer.unknown)}")),
+                Text(printable(f"not in the catalogue, ignored: {', '.join(answer.unknown)}")),
                 soft_wrap=True,
             )
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -32,6 +32,7 @@ from alkd_ray.llm_teachers._client import (
     OutcomeUnknownError,
     api_key,
     root_cause,
+    without_key,
 )
 from alkd_ray.llm_teachers._sdk_errors import never_sent, refused
 
@@ -52,9 +53,10 @@ class BatchClient:
             InputError: the key's file cannot be read.
         """
         self.endpoint = endpoint
+        self._key = api_key(endpoint)
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._sdk = openai.AsyncOpenAI(
-            api_key=api_key(endpoint) or "none",
+            api_key=self._key or "none",
             base_url=endpoint.base_url,
             max_retries=0,
             timeout=httpx2.Timeout(endpoint.timeout_seconds, connect=30.0),
@@ -84,7 +86,7 @@ class BatchClient:
             response = await self._sdk.files.with_raw_response.create(
                 file=(name, content), purpose="batch"
             )
-            text = response.http_response.text
+            text = without_key(response.http_response.text, self._key)
         file_id = text_of(object_of(text).get("id"))
         if not file_id:
             raise NotBilledError(f"the upload was answered without a file's id: {cut(text)}")
@@ -109,7 +111,7 @@ class BatchClient:
         }
         with self._told("the new batch", may_bill=True):
             response = await self._sdk.post("/batches", body=body, cast_to=httpx2.Response)
-            text = response.text
+            text = without_key(response.text, self._key)
         status = read_status(object_of(text))
         if status is None:
             raise OutcomeUnknownError(f"the new batch was answered without its id: {cut(text)}")
@@ -124,7 +126,7 @@ class BatchClient:
         with self._told("the batch's status"):
             path = f"/batches/{quote(batch_id, safe='')}"
             response = await self._sdk.get(path, cast_to=httpx2.Response)
-            text = response.text
+            text = without_key(response.text, self._key)
         status = read_status(object_of(text))
         if status is None:
             raise NotBilledError(f"the batch's status was answered with no batch: {cut(text)}")
@@ -148,7 +150,7 @@ class BatchClient:
                 response = await self._sdk.get(
                     "/batches", cast_to=httpx2.Response, options={"params": wanted}
                 )
-                text = response.text
+                text = without_key(response.text, self._key)
             page = object_of(text)
             listed = page.get("data")
             if not isinstance(listed, list):
@@ -184,9 +186,9 @@ class BatchClient:
                     *whole, rest = (rest + chunk).split(b"\n")
                     for line in whole:
                         if line.strip():
-                            yield read_line(line)
+                            yield self._line(line)
         if rest.strip():
-            yield read_line(rest)
+            yield self._line(rest)
 
     async def cancel(self, batch_id: str) -> BatchStatus:
         """Ends a batch early; one that is over stays as it is. What was generated is billed.
@@ -198,7 +200,7 @@ class BatchClient:
             with self._told("the cancellation"):
                 path = f"/batches/{quote(batch_id, safe='')}/cancel"
                 response = await self._sdk.post(path, cast_to=httpx2.Response)
-                text = response.text
+                text = without_key(response.text, self._key)
         except NotBilledError as error:
             if error.status not in (400, 409):
                 raise
@@ -240,14 +242,19 @@ class BatchClient:
                 raise NotBilledError(
                     f"{what}: HTTP {status} from a gateway", status=status
                 ) from None
-            raise refused(error) from None
+            raise refused(error, self._key) from None
         except openai.APIConnectionError as error:
             if never_sent(error):
-                said = f"no connection to {self.endpoint.base_url}: {root_cause(error)}"
+                said = f"no connection to {self.endpoint.base_url}: {root_cause(error, self._key)}"
                 raise NotBilledError(said) from None
-            raise _broken(what, error, may_bill) from None
+            raise _broken(what, root_cause(error, self._key), may_bill) from None
         except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
-            raise _broken(what, error, may_bill) from None
+            raise _broken(what, root_cause(error, self._key), may_bill) from None
+
+    def _line(self, line: bytes) -> BatchLine:
+        # Bytes that are no UTF-8 go through as they are: the reader says what is wrong with them.
+        text = without_key(line.decode("utf-8", "surrogateescape"), self._key)
+        return read_line(text.encode("utf-8", "surrogateescape"))
 
 
 def _is_older(batch: Mapping[str, Any], since: float) -> bool:
@@ -255,6 +262,6 @@ def _is_older(batch: Mapping[str, Any], since: float) -> bool:
     return isinstance(created, int | float) and created < int(since)
 
 
-def _broken(what: str, error: BaseException, may_bill: bool) -> Exception:
-    said = f"{what}: the connection ended without a whole answer: {root_cause(error)}"
+def _broken(what: str, cause: str, may_bill: bool) -> Exception:
+    said = f"{what}: the connection ended without a whole answer: {cause}"
     return OutcomeUnknownError(said) if may_bill else NotBilledError(said)

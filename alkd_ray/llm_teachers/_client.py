@@ -36,6 +36,8 @@ from alkd_ray.llm_teachers._completions import Answer, read_answer
 HOPELESS_STATUS = frozenset({401, 403, 404})
 # A proxy gave up waiting: what stands behind it may have generated, and billed, an answer.
 GATEWAY_STATUS = frozenset({408, 502, 504, 522, 524})
+# A shorter key ("none", "ollama") is no secret, and its letters may stand in any answer.
+SHORTEST_SECRET = 12
 QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "quota_exceeded"})
 # Raised before the first byte of a request is written, and at no later time.
 NEVER_SENT = (
@@ -106,6 +108,7 @@ class ChatClient:
         except ValueError as error:
             raise InputError(f"llm.options.base_url: {endpoint.base_url} ({error})") from None
         self._headers = headers_of(endpoint)
+        self._key = api_key(endpoint)
         self._proxy = proxy_for(self._url)
         self._session: aiohttp.ClientSession | None = None
 
@@ -144,9 +147,10 @@ class ChatClient:
             async with self._session.post(self._url, data=data, allow_redirects=False) as response:
                 status, headers = response.status, response.headers
                 text = (await response.read()).decode("utf-8", "replace")
+                text = without_key(text, self._key)
         except NEVER_SENT as error:
             raise NotBilledError(
-                f"no connection to {self.endpoint.base_url}: {root_cause(error)}"
+                f"no connection to {self.endpoint.base_url}: {root_cause(error, self._key)}"
             ) from None
         except TimeoutError:
             raise OutcomeUnknownError(
@@ -154,7 +158,7 @@ class ChatClient:
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise OutcomeUnknownError(
-                f"the connection ended without a whole answer: {root_cause(error)}"
+                f"the connection ended without a whole answer: {root_cause(error, self._key)}"
             ) from None
         if 200 <= status < 300:
             return read_answer(text)
@@ -162,7 +166,7 @@ class ChatClient:
             raise OutcomeUnknownError(
                 f"HTTP {status} from a gateway; the endpoint may have answered"
             )
-        raise refusal(status, text, headers)
+        raise refusal(status, text, headers, self._key)
 
 
 def headers_of(endpoint: Endpoint) -> dict[str, str]:
@@ -208,6 +212,19 @@ def api_key(endpoint: Endpoint) -> str:
     return key
 
 
+def without_key(text: str, key: str) -> str:
+    """``text`` with ``[key]`` for the key, also where JSON writes it with escapes.
+
+    Some endpoints repeat the key in their complaints, and what they say is kept for good.
+    """
+    if len(key) < SHORTEST_SECRET:
+        return text
+    quoted = json.dumps(key)[1:-1]
+    for written in {key, quoted, quoted.replace("/", "\\/")}:
+        text = text.replace(written, "[key]")
+    return text
+
+
 def proxy_for(url: URL) -> URL | None:
     """The proxy that the environment names for an address; none for this machine's own.
 
@@ -241,20 +258,23 @@ def _is_this_machine(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def refusal(status: int, text: str, headers: Mapping[str, str]) -> NotBilledError:
+def refusal(status: int, text: str, headers: Mapping[str, str], key: str) -> NotBilledError:
     """What a response that is no answer means, for a request that was not billed.
 
     Args:
         status: below 200 or from 300 on.
         text: the response's body.
         headers: its headers, looked up in any case.
+        key: is not shown.
     """
     told = _error_in(text)
     code = str(told.get("code") or told.get("type") or "")
-    said = " ".join(str(told.get("message") or text).split())[:300]
+    said = str(told.get("message") or text)
     is_redirect = 300 <= status < 400
     if is_redirect:
         said = f"the endpoint has moved to {headers.get('Location', 'an address it does not say')}"
+    # The key goes before the text is cut, or its beginning would be left.
+    said = " ".join(without_key(said, key).split())[:300]
     is_quota = code in QUOTA_CODES
     retryable = status in (409, 425, 429) or status >= 500
     return NotBilledError(
@@ -300,9 +320,9 @@ def causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def root_cause(error: BaseException) -> str:
-    """The first of the errors that led to this one, in words."""
+def root_cause(error: BaseException, key: str) -> str:
+    """The first of the errors that led to this one, in words; ``key`` is not shown."""
     # A timeout is a cancellation within, which tells nobody anything.
     told = [each for each in causes(error) if not isinstance(each, asyncio.CancelledError)]
     last = told[-1] if told else error
-    return f"{type(last).__name__} {last}".strip()
+    return without_key(f"{type(last).__name__} {last}".strip(), key)

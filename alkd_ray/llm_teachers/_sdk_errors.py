@@ -8,9 +8,9 @@ import openai
 from alkd_ray.llm_teachers._client import NEVER_SENT, NotBilledError, causes, refusal
 
 
-def refused(error: openai.APIStatusError) -> NotBilledError:
-    """What a response with an error status means, for a request that was not billed."""
-    return refusal(error.status_code, error.response.text, error.response.headers)
+def refused(error: openai.APIStatusError, key: str) -> NotBilledError:
+    """What an error status means, for a request that was not billed; ``key`` is not shown."""
+    return refusal(error.status_code, error.response.text, error.response.headers, key)
 
 
 def never_sent(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -29,8 +30,10 @@ class OpenAIChat:
             "https://api.openai.com/v1", description="address up to and including /v1"
         )
         model: str = Field(description="the model's name, as the endpoint knows it")
-        api_key_env: str = Field(
-            "OPENAI_API_KEY", description="environment variable that holds the key"
+        api_key_env: str | None = Field(
+            None,
+            description="environment variable that holds the key; default: OPENAI_API_KEY at "
+            "openai.com, none elsewhere",
         )
         api_key_file: str = Field("", description="file that holds the key, instead")
         rates: dict[str, float] | None = Field(
@@ -61,7 +64,16 @@ class OpenAIChat:
                 raise ValueError("must be an http or https address, such as http://host:8000/v1")
             if parts.username or parts.password:
                 raise ValueError("must not hold a password; name the key's variable in api_key_env")
+            if parts.query:
+                raise ValueError("must not hold a query; a key goes by api_key_env")
             return value.rstrip("/")
+
+        @field_validator("api_key_env")
+        @classmethod
+        def _is_a_name(cls, value: str | None) -> str | None:
+            if value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+                raise ValueError("must be the name of an environment variable, not the key itself")
+            return value
 
         @field_validator("extra_body")
         @classmethod
@@ -76,7 +88,7 @@ class OpenAIChat:
         self,
         base_url: str,
         model: str,
-        api_key_env: str,
+        api_key_env: str | None,
         api_key_file: str,
         rates: Mapping[str, float] | None,
         temperature: float | None,
@@ -85,6 +97,8 @@ class OpenAIChat:
         output_limit_field: Literal["max_tokens", "max_completion_tokens"],
         extra_body: Mapping[str, Any],
     ) -> None:
+        if api_key_env is None:  # OpenAI's key is for nobody else
+            api_key_env = "OPENAI_API_KEY" if _is_openai(base_url) else ""
         self._endpoint = Endpoint(
             identity=base_url,
             base_url=base_url,
@@ -112,10 +126,14 @@ class OpenAIChat:
     def check(self) -> None:
         """See :class:`alkd_ray.llm_teachers.ChatTeacher`; only OpenAI's own needs a key."""
         here = self._endpoint
-        host = urlsplit(here.base_url).hostname or ""
         has_key = here.api_key_file or os.environ.get(here.api_key_env)
-        if (host == "openai.com" or host.endswith(".openai.com")) and not has_key:
+        if _is_openai(here.base_url) and not has_key:
             raise InputError(
                 f"llm.options.api_key_env: {here.base_url} needs a key, but the environment "
                 f"variable {here.api_key_env!r} is not set; export it"
             )
+
+
+def _is_openai(base_url: str) -> bool:
+    host = urlsplit(base_url).hostname or ""
+    return host == "openai.com" or host.endswith(".openai.com")

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -64,13 +65,28 @@ def annotate(job: AnnotationJob, progress: Tell | None = None) -> AnnotationOutc
         return _Driver(job, questions, endpoint, rates, at, progress).run()
 
 
+@dataclass(frozen=True, slots=True)
+class _Secrets:
+    """Environment variables for an actor of a Ray that was started without them.
+
+    An argument, not a runtime environment: Ray writes the variables of those into its logs.
+    """
+
+    variables: Mapping[str, str] = field(repr=False)
+
+    def set(self) -> None:
+        """Sets them in this process; an actor has one to itself."""
+        os.environ.update(self.variables)
+
+
 class _Desk:
     """The desk as an actor; see :class:`alkd_ray.annotation.desk.Desk`.
 
     The driver says :meth:`begin`, again after each restart; until then everything else waits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: _Secrets) -> None:
+        secrets.set()
         self._begun = asyncio.Event()
         self._opening = asyncio.Lock()
 
@@ -182,7 +198,9 @@ class _Annotator:
         rates: Rates,
         desk: Any,
         settings: AskingSettings,
+        secrets: _Secrets,
     ) -> None:
+        secrets.set()
         self._asker = Asker(questions, endpoint, rates, _RemoteDesk(desk), settings)
 
     async def run(self) -> None:
@@ -210,7 +228,7 @@ class _Driver:
         self.progress = progress
         self.deaths = 0
         self.started = 0
-        self.environment = {"env_vars": _keys_environment(endpoint)}
+        self.secrets = _Secrets(_keys_environment(endpoint))
         # An endpoint of this machine is not to be found from another node.
         is_local = urlsplit(endpoint.base_url).hostname in ("127.0.0.1", "localhost", "::1")
         self.placed: dict[str, Any] = {"scheduling_strategy": _here()} if is_local else {}
@@ -222,9 +240,8 @@ class _Driver:
                 max_restarts=DESK_RESTARTS,
                 max_task_retries=0,
                 scheduling_strategy=_here(),
-                runtime_env={"env_vars": _books_environment(job)},
             )
-            .remote()
+            .remote(_Secrets(_books_environment(job)))
         )
         self.desk_job = ray.put(job)
         self.desk_pass = ray.put(at)
@@ -298,8 +315,8 @@ class _Driver:
         )
         actor: Any = (
             ray.remote(_Annotator)
-            .options(num_cpus=ACTOR_CPUS, runtime_env=self.environment, **self.placed)
-            .remote(self.questions, self.endpoint, self.rates, self.desk, settings)
+            .options(num_cpus=ACTOR_CPUS, **self.placed)
+            .remote(self.questions, self.endpoint, self.rates, self.desk, settings, self.secrets)
         )
         self.running[actor.run.remote()] = (name, actor)
 

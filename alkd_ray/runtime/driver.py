@@ -18,6 +18,7 @@ from alkd_ray.errors import AlkdError
 from alkd_ray.pipeline import Engines
 from alkd_ray.plans import Reread, SharedPlan
 from alkd_ray.results import RunResult
+from alkd_ray.runtime._mlflow_connection import without_password
 from alkd_ray.scoring import ScoreJob, score_in_process
 from alkd_ray.stages import Context, Listener
 
@@ -86,7 +87,8 @@ def execute(
     if until in ("evaluation", "report") and "ranks of student" in result.by_seed:
         artifacts.write_json(record.with_name("metrics.json"), reached.metrics(result))
     if until == "report":
-        found["tracking"] = {"uri": finished.tracking_uri, "run_id": finished.tracking_run_id}
+        uri = without_password(finished.tracking_uri)
+        found["tracking"] = {"uri": uri, "run_id": finished.tracking_run_id}
     else:  # the same config was run further before: what it made then is still there
         found["outputs"] = {**earlier.get("outputs", {}), **found["outputs"]}
         found["tracking"] = earlier.get("tracking", {"uri": "", "run_id": ""})
@@ -163,7 +165,7 @@ def _track(result: RunResult, record: Path, earlier: dict[str, Any]) -> Finished
 
     uri = tracking.default_tracking_uri(artifacts.run_root())
     known = earlier.get("tracking", {})
-    if known.get("run_id") and known.get("uri") == uri:
+    if known.get("run_id") and known.get("uri") == without_password(uri):
         return Finished(result, record, uri, known["run_id"])
     try:
         tracked = run_log.log(result, uri)

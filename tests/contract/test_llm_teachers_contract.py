@@ -164,3 +164,26 @@ def test_a_recording(name):
     assert teacher.recorded_ids().tolist() == [2, 7]
     assert built(name).fingerprint == teacher.fingerprint
     assert built(name, **OPTIONS[name][1]).fingerprint != teacher.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("api_key_env", "sk-proj-geheim"),
+        ("base_url", "https://user:geheim@host/v1"),
+        ("base_url", "https://host/v1?key=geheim"),
+    ],
+)
+def test_a_key_in_a_config_is_refused_and_not_repeated(option: str, value: str) -> None:
+    with pytest.raises(InputError) as refused:
+        built("openai-chat", model="m", **{option: value})
+    assert option in str(refused.value)
+    assert "geheim" not in str(refused.value)
+
+
+def test_openai_s_key_is_for_openai_alone() -> None:
+    keys = {
+        address: built("openai-chat", base_url=address, api_key_env=None).describe().api_key_env
+        for address in ("https://api.openai.com/v1", "https://openai.com.evil.net/v1")
+    }
+    assert list(keys.values()) == ["OPENAI_API_KEY", ""]

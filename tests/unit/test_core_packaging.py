@@ -11,9 +11,7 @@ from alkd_ray.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "alkd_ray"
-CONFIGS = sorted(
-    [*(ROOT / "tune_configs").rglob("*.yaml"), PACKAGE / "presets" / "quickstart.yaml"]
-)
+CONFIGS = sorted([*(ROOT / "tune_configs").glob("*.yaml"), PACKAGE / "presets" / "quickstart.yaml"])
 
 
 def test_every_data_file_is_in_the_wheel() -> None:

@@ -11,6 +11,7 @@ import yaml
 from alkd_ray import sweeps
 from alkd_ray.errors import InputError
 
+SHIPPED = sorted((Path(__file__).parents[2] / "tune_configs" / "sweeps").glob("*.yaml"))
 RUN = {"data": {"source": "synthetic", "options": {"size": "tiny"}}}
 
 
@@ -58,6 +59,11 @@ def test_a_run_may_be_a_file_beside_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(RUN | {"student": {"dim": 9}}))
     file = written(tmp_path, run="base.yaml", over={"selection.budget": {"grid": [3]}})
     assert sweeps.load(file)[1][0].student.dim == 9
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_sweep_that_ships_is_valid(file: Path) -> None:
+    assert len(sweeps.load(file)[1]) > 1
 
 
 @pytest.mark.parametrize(
