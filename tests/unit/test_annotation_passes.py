@@ -100,10 +100,10 @@ def test_pending_rows_travel_as_indexes_and_keys(questions: RankQuestions) -> No
     assert not PendingRows(questions, {})
 
 
-def test_pending_rows_can_be_put_off(questions: RankQuestions) -> None:
-    rows = passes.begin(questions, None).pending
-    put_off = {rows.keys[index] for index in (0, 5)}
-    rows.sort(key=lambda row: row.key in put_off)
+def test_rows_in_doubt_come_last(store: Store, questions: RankQuestions) -> None:
+    at = passes.begin(questions, store)
+    in_doubt = {at.keys[index] for index in (0, 5)}
+    rows, _ = passes.still_pending(questions, at, store, in_doubt)
     order = [*(index for index in range(COUNT) if index not in (0, 5)), 0, 5]
     assert [row.index for row in rows] == order
-    assert [row.key for row in rows] == [questions[index].key for index in order]
+    assert [row.key for row in rows] == [at.keys[index] for index in order]
