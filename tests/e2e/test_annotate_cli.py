@@ -62,6 +62,8 @@ def test_status_and_reparse_tell_what_the_store_holds(alkd: CommandLine, tmp_pat
         words = endpoint(server, "status")
         alkd("annotate", "run", str(alkd.config), *words)
         bill = server.bill()
+        (history,) = alkd.home.glob("annotation/*/progress.json")
+        last = json.loads(history.read_text())[-1]
         found = json.loads(alkd("annotate", "status", "--json").stdout)
         (row,) = [row for row in found["asked"] if row["endpoint"] == server.url]
         again = json.loads(alkd("annotate", "reparse", str(alkd.config), *words, "--json").stdout)
@@ -71,6 +73,11 @@ def test_status_and_reparse_tell_what_the_store_holds(alkd: CommandLine, tmp_pat
     assert row["cost_microusd"] == bill["microusd"]
     assert again["questions"] == again["read"] == again["accepted"] == 60
     assert again["changed"] == 0
+    # The last figures shown are the ledger's, and the endpoint's own.
+    assert last["settled_microusd"] == bill["microusd"]
+    assert last["settled_tokens"] == bill["prompt_tokens"] + bill["completion_tokens"]
+    assert (last["sent"], last["done"], last["total"]) == (bill["requests"], 60, 60)
+    assert last["held_microusd"] == last["unresolved_microusd"] == last["failed"] == 0
     assert "60 asked, 60 answered" in alkd("annotate", "status").stdout
 
 
