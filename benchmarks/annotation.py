@@ -34,7 +34,8 @@ from lean_server import lean_server, serving, times
 from alkd_ray.annotation import worker
 from alkd_ray.annotation.asking import Asker, AskingSettings
 from alkd_ray.annotation.database import FILE_NAME, Database
-from alkd_ray.annotation.desk import Desk, Finish, Hold, Pull, Record, Row, Verdict
+from alkd_ray.annotation.desk import Desk
+from alkd_ray.annotation.operations import Finish, Hold, Pull, Record, Row, Verdict
 from alkd_ray.annotation.passes import Progress
 from alkd_ray.annotation.questions import RankQuestions
 from alkd_ray.annotation.worker import AnnotationJob

@@ -15,7 +15,7 @@ from uuid import uuid4
 import numpy as np
 
 from alkd_ray.annotation import pricing
-from alkd_ray.annotation.desk import (
+from alkd_ray.annotation.operations import (
     Finish,
     GiveUp,
     Hold,

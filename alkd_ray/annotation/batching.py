@@ -22,8 +22,9 @@ from uuid import uuid4
 from alkd_ray.annotation import pricing
 from alkd_ray.annotation.asking import Questions, Structured, billed
 from alkd_ray.annotation.batches import BatchEntry, Batches
-from alkd_ray.annotation.desk import (
-    Desk,
+from alkd_ray.annotation.desk import Desk
+from alkd_ray.annotation.entries import HoldEntry
+from alkd_ray.annotation.operations import (
     Finish,
     GiveUp,
     Hold,
@@ -34,7 +35,6 @@ from alkd_ray.annotation.desk import (
     Stop,
     Verdict,
 )
-from alkd_ray.annotation.entries import HoldEntry
 from alkd_ray.annotation.passes import ATTEMPTS
 from alkd_ray.annotation.pricing import Rates
 from alkd_ray.annotation.questions import Question, Reading, size_in_bytes

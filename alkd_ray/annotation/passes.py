@@ -15,8 +15,8 @@ import numpy as np
 from alkd_ray.annotation import planning
 from alkd_ray.annotation.asking import Questions
 from alkd_ray.annotation.database import now
-from alkd_ray.annotation.desk import RowRequest, Standing
 from alkd_ray.annotation.experience import Experience
+from alkd_ray.annotation.operations import RowRequest, Standing
 from alkd_ray.annotation.planning import Plan, Size
 from alkd_ray.annotation.pricing import Rates
 from alkd_ray.annotation.questions import (

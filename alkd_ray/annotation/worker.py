@@ -17,9 +17,10 @@ from alkd_ray.annotation.asking import Asker, AskingSettings, Questions
 from alkd_ray.annotation.batches import Batches
 from alkd_ray.annotation.batching import BatchAsker, BatchSettings
 from alkd_ray.annotation.database import Database, books_of
-from alkd_ray.annotation.desk import Desk, Stop
+from alkd_ray.annotation.desk import Desk
 from alkd_ray.annotation.experience import learned
 from alkd_ray.annotation.grouping import Grouped
+from alkd_ray.annotation.operations import Stop
 from alkd_ray.annotation.passes import Pass, Progress
 from alkd_ray.annotation.planning import Speed
 from alkd_ray.annotation.pricing import Rates

@@ -23,8 +23,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from alkd_ray.annotation import passes, worker
 from alkd_ray.annotation.asking import Asker, AskingSettings
 from alkd_ray.annotation.database import BOOKS_ENVIRONMENT, Database, is_url
-from alkd_ray.annotation.desk import Hold, Release, Standing, Verdict
 from alkd_ray.annotation.grouping import Grouped
+from alkd_ray.annotation.operations import Hold, Release, Standing, Verdict
 from alkd_ray.annotation.passes import Pass
 from alkd_ray.annotation.pricing import Rates
 from alkd_ray.annotation.questions import RankQuestions

@@ -31,8 +31,9 @@ from alkd_ray.annotation.database import (
     are_there,
     books_of,
 )
-from alkd_ray.annotation.desk import Desk, Hold, Release, Verdict
+from alkd_ray.annotation.desk import Desk
 from alkd_ray.annotation.ledger import IN_FLIGHT, Ledger, LedgerError
+from alkd_ray.annotation.operations import Hold, Release, Verdict
 from alkd_ray.annotation.pricing import Rates
 from alkd_ray.annotation.store import Store
 from alkd_ray.annotation.turns import Limits, Turns
