@@ -11,43 +11,34 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 from uuid import uuid4
 
-from alkd_ray.annotation import pricing
-from alkd_ray.annotation.asking import Questions, Structured, billed
+from alkd_ray.annotation.asking import Questions, billed
+from alkd_ray.annotation.batch_rows import WORKER, BatchRows, Draft, Wanted, problem_of
 from alkd_ray.annotation.batches import BatchEntry, Batches
 from alkd_ray.annotation.desk import Desk
 from alkd_ray.annotation.entries import HoldEntry
 from alkd_ray.annotation.operations import (
-    Finish,
-    GiveUp,
-    Hold,
     LeaveUnresolved,
-    Pull,
     Record,
     Release,
     Stop,
-    Verdict,
 )
-from alkd_ray.annotation.passes import ATTEMPTS
 from alkd_ray.annotation.pricing import Rates
-from alkd_ray.annotation.questions import Question, Reading, size_in_bytes
 from alkd_ray.errors import AlkdError
 from alkd_ray.llm_teachers import Endpoint
 from alkd_ray.llm_teachers._batch_client import BatchClient
 from alkd_ray.llm_teachers._batch_results import BatchLine, BatchStatus
 from alkd_ray.llm_teachers._client import NotBilledError, OutcomeUnknownError
-from alkd_ray.llm_teachers._completions import Answer, read_answer
+from alkd_ray.llm_teachers._completions import read_answer
 
 _Said = TypeVar("_Said")
 
-WORKER = "batches"
 # OpenAI takes 200 MB; half of it leaves room for other endpoints, and for memory.
 MOST_FILE_BYTES = 100_000_000
 LINES_AT_ONCE = 200
@@ -71,30 +62,6 @@ class BatchSettings:
     size: int
     poll_seconds: float
     tries: int
-
-
-@dataclass(slots=True)
-class _Wanted:
-    """A row to be asked: its question, the attempt, and how often that ended in an error."""
-
-    index: int
-    attempt: int
-    errors: int = 0
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A batch that is being put together."""
-
-    label: str
-    lines: list[bytes] = field(default_factory=list)
-    size: int = 0
-
-    def add(self, custom_id: str, body: dict[str, object]) -> None:
-        line = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions"}
-        text = json.dumps({**line, "body": body}, ensure_ascii=False) + "\n"
-        self.lines.append(text.encode())
-        self.size += len(self.lines[-1])
 
 
 class BatchAsker:
@@ -126,10 +93,8 @@ class BatchAsker:
         self.settings = settings
         self.tell = tell
         self.batches = Batches(desk.database)
-        self.structured = Structured(endpoint)
+        self.rows = BatchRows(questions, endpoint, rates, desk, settings.tries)
         self.under_way: dict[str, BatchEntry] = {}
-        self._waiting: deque[_Wanted] = deque()
-        self._rows: dict[str, _Wanted] = {}
         self._failed_batches = 0
         self._cancelled: set[str] = set()
 
@@ -144,7 +109,7 @@ class BatchAsker:
             for entry in self.batches.under_way(self.endpoint.identity, self.endpoint.model):
                 if not self.batches.has_live_owner(entry.label):
                     await self._resume(client, entry)
-            self._pull()
+            self.rows.pull()
             while True:
                 await self._submit_all(client)
                 self.tell()
@@ -168,45 +133,38 @@ class BatchAsker:
         else:
             self._submitted(entry.label, found)
 
-    def _pull(self) -> None:
-        while rows := self.desk.apply([Pull(WORKER, LINES_AT_ONCE)])[0]:
-            for row in rows:
-                wanted = _Wanted(row.index, 1 if row.first_answer is None else 2)
-                self._rows[self.questions[row.index].key] = wanted
-                self._waiting.append(wanted)
-
     # From rows to batches.
 
     async def _submit_all(self, client: BatchClient) -> None:
         """Submits what the cap admits; the rest waits for what is given back."""
-        elsewhere: list[_Wanted] = []
-        while self._waiting and not self.desk.is_stopped:
+        elsewhere: list[Wanted] = []
+        while self.rows.waiting and not self.desk.is_stopped:
             draft = self._drafted(elsewhere)
             if not draft.lines:
                 break
             await self._submit(client, draft)
-        self._waiting.extend(elsewhere)
+        self.rows.waiting.extend(elsewhere)
 
-    def _drafted(self, elsewhere: list[_Wanted]) -> _Draft:
+    def _drafted(self, elsewhere: list[Wanted]) -> Draft:
         """Holds for as many rows as one batch takes, and writes the batch down with them."""
-        draft = _Draft(uuid4().hex)
+        draft = Draft(uuid4().hex)
         with self.desk.database.transaction():
-            while self._waiting and len(draft.lines) < self.settings.size:
+            while self.rows.waiting and len(draft.lines) < self.settings.size:
                 if draft.size >= MOST_FILE_BYTES:
                     break
-                wanted = self._waiting.popleft()
+                wanted = self.rows.waiting.popleft()
                 hold_id = uuid4().hex
                 question = self.questions[wanted.index]
-                body = self._body(question, wanted)
-                verdict = self._hold(hold_id, question, wanted, body, draft.label)
+                body = self.rows.body(question, wanted)
+                verdict = self.rows.hold(hold_id, question, wanted, body, draft.label)
                 if verdict.granted:
-                    draft.add(hold_id, self.structured.completed(body, question.schema))
+                    draft.add(hold_id, self.rows.structured.completed(body, question.schema))
                 elif verdict.answer is not None:
-                    self._read(wanted, question)
+                    self.rows.read(wanted, question)
                 elif verdict.elsewhere:
                     elsewhere.append(wanted)
                 else:
-                    self._waiting.appendleft(wanted)
+                    self.rows.waiting.appendleft(wanted)
                     break
             if draft.lines:
                 self.batches.prepare(
@@ -215,31 +173,11 @@ class BatchAsker:
                     owner=self.desk.owner,
                     endpoint=self.endpoint.identity,
                     model=self.endpoint.model,
-                    structured=self.structured.mode,
+                    structured=self.rows.structured.mode,
                 )
         return draft
 
-    def _body(self, question: Question, wanted: _Wanted) -> dict[str, object]:
-        if wanted.attempt == 1:
-            return question.body
-        first = self._answers(question)[0]
-        return question.ask_again(first.text, question.read(first.text).ask_again)
-
-    def _hold(
-        self,
-        hold_id: str,
-        question: Question,
-        wanted: _Wanted,
-        body: dict[str, object],
-        label: str,
-    ) -> Verdict:
-        worst = pricing.worst_case(
-            self.rates, size_in_bytes(body, question.schema), question.max_output_tokens
-        )
-        hold = Hold(hold_id, question.key, question.kind, wanted.attempt, worst, WORKER, label)
-        return self.desk.apply([hold])[0]
-
-    async def _submit(self, client: BatchClient, draft: _Draft) -> None:
+    async def _submit(self, client: BatchClient, draft: Draft) -> None:
         name = f"alkd-{draft.label}.jsonl"
         problem = ""
         for number in range(self.settings.tries):
@@ -307,7 +245,8 @@ class BatchAsker:
             held = [hold for hold in self.batches.holds(label) if hold.status == "held"]
             self.desk.apply([Release(hold.hold_id) for hold in held])
             self.batches.end(label, outcome)
-        self._waiting.extend(self._rows[hold.key] for hold in held if hold.key in self._rows)
+        known = self.rows.by_key
+        self.rows.waiting.extend(known[hold.key] for hold in held if hold.key in known)
 
     # From batches to rows.
 
@@ -398,16 +337,17 @@ class BatchAsker:
             for line, hold in group
         ]
         self.desk.apply(operations)
-        for line, hold in group:
-            wanted = self._rows.get(hold.key)
-            if wanted is None:
-                continue  # a row of another pass; what was bought for it is in the store
-            question = self.questions[wanted.index]
-            if line.raw and not line.error:
-                self._read(wanted, question)
-            else:
-                asked_with = self.under_way[label].structured
-                self._failed(wanted, question, _problem(line), asked_with)
+        asked_with = self.under_way[label].structured
+        with self.desk.database.transaction():  # one commit for all that is read
+            for line, hold in group:
+                wanted = self.rows.by_key.get(hold.key)
+                if wanted is None:
+                    continue  # a row of another pass; what was bought for it is in the store
+                question = self.questions[wanted.index]
+                if line.raw and not line.error:
+                    self.rows.read(wanted, question)
+                else:
+                    self.rows.failed(wanted, question, problem_of(line), asked_with)
 
     def _answered(self, line: BatchLine, hold: HoldEntry) -> Record:
         answer = read_answer(line.raw)
@@ -424,53 +364,13 @@ class BatchAsker:
             len(body.encode()) if hold.attempt == 1 else 0,
         )
 
-    def _read(self, wanted: _Wanted, question: Question) -> None:
-        """Reads what is stored of a row: it is done, or asked again once."""
-        answers = self._answers(question)
-        readings = [question.read(answer.text) for answer in answers]
-        if len(readings) < ATTEMPTS and readings[0].ask_again:
-            wanted.attempt, wanted.errors = 2, 0
-            self._waiting.append(wanted)
-            return
-        self._finish(wanted, question, max(readings, key=lambda reading: reading.worth))
-
-    def _finish(self, wanted: _Wanted, question: Question, reading: Reading) -> None:
-        ranking = tuple(int(item) for item in reading.ranking)
-        self.desk.apply(
-            [Finish(WORKER, wanted.index, question.key, ranking, reading.repairs, reading.failure)]
-        )
-
-    def _failed(
-        self, wanted: _Wanted, question: Question, problem: NotBilledError, asked_with: str = ""
-    ) -> None:
-        """A request got no answer: again in the next batch, or given up."""
-        if problem.is_hopeless:
-            self.desk.apply([Stop("stopped", f"{self.endpoint.base_url}: {problem}")])
-            return
-        if asked_with and self.structured.gives_way(asked_with, problem):
-            self._waiting.append(wanted)
-            return
-        wanted.errors += 1
-        if not problem.is_permanent and wanted.errors < self.settings.tries:
-            self._waiting.append(wanted)
-            return
-        reason = str(problem)
-        if not problem.is_permanent:
-            reason = f"gave up after {wanted.errors} tries: {problem}"
-        ends_row = wanted.attempt == 1
-        self.desk.apply(
-            [GiveUp(WORKER, wanted.index, question.key, reason, problem.is_permanent, ends_row)]
-        )
-        if not ends_row:
-            self._finish(wanted, question, question.read(self._answers(question)[0].text))
-
     def _leave(self, open_holds: dict[str, HoldEntry], why: str) -> None:
         """What the endpoint says nothing of may have been billed."""
         self.desk.apply([LeaveUnresolved(hold_id, why) for hold_id in open_holds])
         for hold in open_holds.values():
-            wanted = self._rows.get(hold.key)
+            wanted = self.rows.by_key.get(hold.key)
             if wanted is not None:
-                self._failed(wanted, self.questions[wanted.index], NotBilledError(why))
+                self.rows.failed(wanted, self.questions[wanted.index], NotBilledError(why))
 
     def _lost(self, label: str) -> None:
         holds = {hold.hold_id: hold for hold in self.batches.holds(label) if hold.status == "held"}
@@ -478,21 +378,8 @@ class BatchAsker:
         self.batches.end(label, "lost")
         del self.under_way[label]
 
-    def _answers(self, question: Question) -> list[Answer]:
-        stored = self.desk.store.answers([question.key])[question.key]
-        return [read_answer(answer.raw) for answer in stored]
-
     def _unreachable(self, problem: NotBilledError) -> AlkdError:
         return AlkdError(
             f"{self.endpoint.base_url} cannot be asked for its batches ({problem}); they go on "
             "there, and the same command collects them"
         )
-
-
-def _problem(line: BatchLine) -> NotBilledError:
-    status = line.status_code
-    return NotBilledError(
-        line.error or f"HTTP {status}",
-        status=status,
-        is_permanent=400 <= status < 500 and status not in (408, 409, 425, 429),
-    )
