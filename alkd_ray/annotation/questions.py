@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -173,6 +173,8 @@ class RankQuestions:
     domain: str
     endpoint: Endpoint
     max_output_tokens: int | None = None
+    # Each is looked at several times in a pass; the hash is a third of what that costs.
+    _keys: dict[int, str] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -189,8 +191,10 @@ class RankQuestions:
             self.domain,
         )
         body = request_body(self.endpoint, messages, limit)
+        if index not in self._keys:
+            self._keys[index] = key_of(self.endpoint, body, prompts.RANK_VERSION)
         return RankQuestion(
-            key=key_of(self.endpoint, body, prompts.RANK_VERSION),
+            key=self._keys[index],
             session_id=request.session_id,
             body=body,
             schema=prompts.ranking_schema(len(titles), request.wanted),
