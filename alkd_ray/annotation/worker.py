@@ -15,7 +15,6 @@ from alkd_ray import registry
 from alkd_ray.annotation import entries, parse, passes, planning, pricing
 from alkd_ray.annotation.asking import Asker, AskingSettings, Questions
 from alkd_ray.annotation.batches import Batches
-from alkd_ray.annotation.batching import BatchAsker, BatchSettings
 from alkd_ray.annotation.database import Database, books_of
 from alkd_ray.annotation.desk import Desk
 from alkd_ray.annotation.experience import learned
@@ -281,6 +280,9 @@ async def _work_in_batches(
     at: Pass,
     progress: Tell | None,
 ) -> None:
+    # Here, since it brings the SDK along.
+    from alkd_ray.annotation.batching import BatchAsker, BatchSettings
+
     def tell() -> None:
         if progress is not None:
             progress(at.progress(desk.standing()))
