@@ -316,7 +316,11 @@ def test_lines_of_batches_do_not_show_the_key(key_file: Path) -> None:
     assert not is_found(bad.encode())
 
 
-@pytest.mark.parametrize("text", [f"{KEY}\n{KEY}", f"{KEY}é", f"{KEY}\x00", f"{KEY}\u200b"])
+@pytest.mark.parametrize(
+    "text",
+    [f"{KEY}\n{KEY}", f"{KEY}é", f"{KEY}\x00", f"{KEY}\u200b"],
+    ids=["two lines", "not ASCII", "a zero", "an invisible space"],
+)
 def test_what_cannot_be_a_key_is_an_error_that_does_not_show_it(text: str, key_file: Path) -> None:
     key_file.write_text(text, "utf-8")
     with pytest.raises(InputError, match="api_key_file") as raised:
