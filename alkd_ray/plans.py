@@ -135,7 +135,7 @@ class _Tally:
     def plans(self, store: Store | None, left: Caps) -> list[Plan]:
         """Of hints, which are asked live, and of rankings."""
         identity, model = self.endpoint.identity, self.endpoint.model
-        known = learned(store.database, identity, model, ["rank"]) if store else Experience()
+        known = learned(store.database, identity, model, "rank") if store else Experience()
         return [
             planning.plan(
                 list(self.sizes[kind].values()),

@@ -13,8 +13,8 @@ from alkd_ray.annotation.database import Database, now
 from alkd_ray.annotation.entries import HOLD_COLUMNS, HoldEntry, entry_of
 
 BATCH_COLUMNS = (
-    "label, budget, owner, endpoint, model, structured, file_id, batch_id, is_over, outcome, "
-    "prepared_at, ended_at"
+    "label, budget, owner, endpoint, model, structured, batch_id, outcome, prepared_at, ended_at, "
+    "is_over"
 )
 
 
@@ -29,11 +29,10 @@ class BatchEntry:
         endpoint: identity of the endpoint.
         model: the model's name.
         structured: the response format that its requests ask for.
-        file_id: the endpoint's id of its uploaded file, "" before.
         batch_id: the endpoint's id of the batch, "" while it is not known to be submitted.
-        is_over: its answers are recorded.
         outcome: how it ended.
         prepared_at, ended_at: UTC, ISO 8601; "" for not yet.
+        is_over: its answers are recorded.
     """
 
     label: str
@@ -42,12 +41,11 @@ class BatchEntry:
     endpoint: str
     model: str
     structured: str
-    file_id: str
     batch_id: str
-    is_over: bool
     outcome: str
     prepared_at: str
     ended_at: str
+    is_over: bool
 
 
 class Batches:
@@ -70,13 +68,6 @@ class Batches:
                 (label, budget, owner, endpoint, model, structured, now()),
             )
 
-    def note_file(self, label: str, file_id: str) -> None:
-        """Its requests are uploaded."""
-        with self.database.transaction():
-            self.database.execute(
-                "UPDATE batches SET file_id = ? WHERE label = ?", (file_id, label)
-            )
-
     def note_submitted(self, label: str, batch_id: str) -> None:
         """The endpoint has it."""
         with self.database.transaction():
@@ -96,9 +87,9 @@ class Batches:
         """Batches of an endpoint that are not over, of any budget, in the order of making."""
         return self._found("WHERE is_over = 0 AND endpoint = ? AND model = ?", (endpoint, model))
 
-    def all(self) -> list[BatchEntry]:
-        """Every batch, in the order of their making."""
-        return self._found("", ())
+    def all_under_way(self) -> list[BatchEntry]:
+        """The same, of every endpoint."""
+        return self._found("WHERE is_over = 0", ())
 
     def entry(self, label: str) -> BatchEntry:
         """One batch by its label."""
@@ -125,13 +116,4 @@ class Batches:
             f"SELECT {BATCH_COLUMNS} FROM batches {condition} ORDER BY number",  # noqa: S608 - our own text
             parameters,
         )
-        return [
-            BatchEntry(
-                *row[:8],
-                is_over=bool(row[8]),
-                outcome=row[9],
-                prepared_at=row[10],
-                ended_at=row[11],
-            )
-            for row in rows
-        ]
+        return [BatchEntry(*columns, is_over=bool(is_over)) for *columns, is_over in rows]

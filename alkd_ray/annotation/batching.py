@@ -23,12 +23,7 @@ from alkd_ray.annotation.batch_rows import WORKER, BatchRows, Draft, Wanted, pro
 from alkd_ray.annotation.batches import BatchEntry, Batches
 from alkd_ray.annotation.desk import Desk
 from alkd_ray.annotation.entries import HoldEntry
-from alkd_ray.annotation.operations import (
-    LeaveUnresolved,
-    Record,
-    Release,
-    Stop,
-)
+from alkd_ray.annotation.operations import LeaveUnresolved, Record, Release, Stop
 from alkd_ray.annotation.pricing import Rates
 from alkd_ray.errors import AlkdError
 from alkd_ray.llm_teachers import Endpoint
@@ -185,7 +180,6 @@ class BatchAsker:
                 await asyncio.sleep(RETRY_SECONDS * 2**number)
             try:
                 file_id = await client.upload(b"".join(draft.lines), name)
-                self.batches.note_file(draft.label, file_id)
                 self._submitted(draft.label, await client.create(file_id, draft.label))
                 return
             except NotBilledError as error:
@@ -216,24 +210,18 @@ class BatchAsker:
             AlkdError: the endpoint does not say.
         """
         since = datetime.fromisoformat(entry.prepared_at).timestamp() - CLOCKS_DIFFER_SECONDS
-        problem: NotBilledError | None = None
-        for number in range(max(FIND_TIMES, self.settings.tries)):
-            if number:
+        try:
+            for _ in range(FIND_TIMES - 1):
+                found = await self._said(lambda: client.find(entry.label, since))
+                if found is not None:
+                    return found
                 await asyncio.sleep(FIND_AGAIN_SECONDS)
-            try:
-                found = await client.find(entry.label, since)
-            except NotBilledError as error:
-                problem = error
-                continue
-            if found is not None or number >= FIND_TIMES - 1:
-                return found
-            problem = None
-        if problem is None:
-            return None
-        raise AlkdError(
-            f"{self.endpoint.base_url} does not say whether it has batch {entry.label} "
-            f"({problem}); its requests stay held; give the same command again"
-        )
+            return await self._said(lambda: client.find(entry.label, since))
+        except NotBilledError as error:
+            raise AlkdError(
+                f"{self.endpoint.base_url} does not say whether it has batch {entry.label} "
+                f"({error}); its requests stay held; give the same command again"
+            ) from error
 
     def _submitted(self, label: str, status: BatchStatus) -> None:
         self.batches.note_submitted(label, status.id)

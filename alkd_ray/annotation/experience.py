@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from alkd_ray.annotation.database import Database
 
@@ -60,23 +60,19 @@ class Experience:
         return self.seconds / self.timed if self.timed else None
 
 
-def learned(database: Database, endpoint: str, model: str, kinds: Sequence[str]) -> Experience:
-    """What the latest answers of ``endpoint`` to questions of ``kinds`` say.
+def learned(database: Database, endpoint: str, model: str, kind: str) -> Experience:
+    """What the latest answers of ``endpoint`` to questions of ``kind`` say.
 
     First attempts alone: asking again has another, longer body than the one that is stored.
     """
     found = Experience()
-    if not kinds:
-        return found
-    marks = ", ".join("?" * len(kinds))
     rows = database.execute(
-        "SELECT r.body, a.prompt_tokens, a.completion_tokens, h.held_at, h.ended_at, h.batch "  # noqa: S608 - question marks alone
+        "SELECT r.body, a.prompt_tokens, a.completion_tokens, h.held_at, h.ended_at, h.batch "
         "FROM answers a JOIN requests r ON r.request_key = a.request_key "
         "JOIN holds h ON h.hold_id = a.hold_id "
         "WHERE r.endpoint = ? AND r.model = ? AND a.attempt = 1 "
-        f"AND a.prompt_tokens IS NOT NULL AND r.kind IN ({marks}) "
-        f"ORDER BY a.number DESC LIMIT {LOOKED_AT}",
-        (endpoint, model, *kinds),
+        "AND a.prompt_tokens IS NOT NULL AND r.kind = ? ORDER BY a.number DESC LIMIT ?",
+        (endpoint, model, kind, LOOKED_AT),
     )
     for body, prompt_tokens, completion_tokens, held_at, ended_at, batch in rows:
         found.add(len(body.encode()), prompt_tokens, completion_tokens)
@@ -87,6 +83,4 @@ def learned(database: Database, endpoint: str, model: str, kinds: Sequence[str])
 
 
 def _seconds_between(start: str, end: str) -> float:
-    from datetime import datetime
-
     return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())

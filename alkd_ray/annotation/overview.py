@@ -89,7 +89,7 @@ def overview(database: Database) -> Overview:
     return Overview(
         asked=tuple(Asked(*row) for row in asked),
         failures=dict(failures.fetchall()),
-        batches=tuple(entry for entry in Batches(database).all() if not entry.is_over),
+        batches=tuple(Batches(database).all_under_way()),
         read={version: (int(good), int(bad)) for version, good, bad in read},
     )
 

@@ -129,7 +129,6 @@ MIGRATIONS: tuple[str, ...] = (
         endpoint TEXT NOT NULL,
         model TEXT NOT NULL,
         structured TEXT NOT NULL,
-        file_id TEXT NOT NULL DEFAULT '',
         batch_id TEXT NOT NULL DEFAULT '',
         is_over INTEGER NOT NULL DEFAULT 0,
         outcome TEXT NOT NULL DEFAULT '',

@@ -19,6 +19,7 @@ from alkd_ray.annotation.database import Database, now
 from alkd_ray.types import IntArray, Usage
 
 KEYS_PER_QUERY = 10_000
+RANKING_COLUMNS = "request_key, parser_version, ranking, repairs, failure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,39 +260,21 @@ class Store:
     def parsed(self, keys: Iterable[str], parser_version: str) -> dict[str, StoredRanking]:
         """Key -> what this version of the parser read from its answers."""
         rows = self._rows(
-            "SELECT request_key, ranking, repairs, failure FROM parsed "
+            f"SELECT {RANKING_COLUMNS} FROM parsed "  # noqa: S608 - our own column names
             "WHERE request_key IN (SELECT value FROM json_each(?)) AND parser_version = ?",
             keys,
             parser_version,
         )
-        return {
-            key: StoredRanking(
-                key,
-                parser_version,
-                np.asarray(json.loads(ranking), np.int64),
-                tuple(json.loads(repairs)),
-                failure,
-            )
-            for key, ranking, repairs, failure in rows
-        }
+        return {row[0]: _ranking_of(row) for row in rows}
 
     def latest_parsed(self, keys: Iterable[str]) -> dict[str, StoredRanking]:
         """Key -> what the latest parser that looked at its answers read."""
         rows = self._rows(
-            "SELECT request_key, parser_version, ranking, repairs, failure FROM parsed "
+            f"SELECT {RANKING_COLUMNS} FROM parsed "  # noqa: S608 - our own column names
             "WHERE request_key IN (SELECT value FROM json_each(?)) ORDER BY number",
             keys,
         )
-        return {
-            key: StoredRanking(
-                key,
-                version,
-                np.asarray(json.loads(ranking), np.int64),
-                tuple(json.loads(repairs)),
-                failure,
-            )
-            for key, version, ranking, repairs, failure in rows
-        }
+        return {row[0]: _ranking_of(row) for row in rows}
 
     def failures(self, keys: Iterable[str]) -> dict[str, StoredFailure]:
         """Key -> its latest failure."""
@@ -321,6 +304,13 @@ class Store:
         distinct = iter(dict.fromkeys(keys))
         while chunk := list(islice(distinct, KEYS_PER_QUERY)):
             yield from self.database.execute(sql, (json.dumps(chunk), *parameters))
+
+
+def _ranking_of(row: tuple[Any, ...]) -> StoredRanking:
+    """The ranking of a row of :data:`RANKING_COLUMNS`."""
+    key, version, ranking, repairs, failure = row
+    items = np.asarray(json.loads(ranking), np.int64)
+    return StoredRanking(key, version, items, tuple(json.loads(repairs)), failure)
 
 
 def _bytes(raw: str) -> bytes:

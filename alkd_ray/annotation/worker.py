@@ -162,8 +162,8 @@ def open_desk(
         BudgetError: the cap cannot cover them and ``annotation.partial`` is not set.
     """
     rates = rates_of(endpoint, in_batches=job.annotation.mode == "batch")
-    kinds = [questions[0].kind] if len(questions) else []
-    experience = learned(database, endpoint.identity, endpoint.model, kinds)
+    kind = questions[0].kind if len(questions) else ""
+    experience = learned(database, endpoint.identity, endpoint.model, kind)
     desk = Desk(
         database,
         job.budget_name,

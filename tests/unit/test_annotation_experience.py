@@ -22,9 +22,9 @@ def test_an_answered_pass_teaches_the_next_plan(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         outcome = annotate(job(tmp_path / "store", server.url))
     with Database(tmp_path / "store" / "books.sqlite", read_only=True) as database:
-        known = learned(database, server.url, MODEL, ["rank"])
-        assert learned(database, server.url, MODEL, ["hints"]).answers == 0
-        assert learned(database, "elsewhere", MODEL, ["rank"]).answers == 0
+        known = learned(database, server.url, MODEL, "rank")
+        assert learned(database, server.url, MODEL, "hints").answers == 0
+        assert learned(database, "elsewhere", MODEL, "rank").answers == 0
     assert known.answers == len(outcome.annotations) == known.timed
     assert known.prompt_tokens == sum(a.prompt_tokens for a in outcome.annotations)
     assert known.completion_tokens == sum(a.completion_tokens for a in outcome.annotations)
