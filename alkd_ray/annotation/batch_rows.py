@@ -16,7 +16,7 @@ from alkd_ray.annotation.pricing import Rates
 from alkd_ray.annotation.questions import Question, Reading, size_in_bytes
 from alkd_ray.llm_teachers import Endpoint
 from alkd_ray.llm_teachers._batch_results import BatchLine
-from alkd_ray.llm_teachers._client import NotBilledError
+from alkd_ray.llm_teachers._client import GATEWAY_STATUS, NotBilledError, refusal
 from alkd_ray.llm_teachers._completions import Answer, read_answer
 
 WORKER = "batches"
@@ -145,10 +145,8 @@ class BatchRows:
 
 
 def problem_of(line: BatchLine) -> NotBilledError:
-    """What became of a line without an answer."""
-    status = line.status_code
-    return NotBilledError(
-        line.error or f"HTTP {status}",
-        status=status,
-        is_permanent=400 <= status < 500 and status not in (408, 409, 425, 429),
-    )
+    """What became of a line without an answer, by the rules for a request of its own."""
+    if line.status_code < 400 or line.status_code in GATEWAY_STATUS:
+        return NotBilledError(line.error, status=line.status_code)
+    # What the endpoint said has been through the client, which leaves no key in it.
+    return refusal(line.status_code, line.raw, {}, key="")

@@ -129,6 +129,18 @@ def test_an_endpoint_without_schemas_is_asked_for_less(tmp_path: Path) -> None:
     assert outcome.status == "complete"
 
 
+def test_a_used_up_quota_stops_a_pass_by_batches_as_any_other(tmp_path: Path) -> None:
+    with serving(tmp_path, *QUICK, "--quota-requests", "15") as server:
+        outcome = bought(tmp_path, server, batch_size=10)
+        check(tmp_path, server, outcome)
+        assert server.bill()["requests"] == 15
+    assert outcome.status == "stopped"
+    assert "quota" in outcome.reason
+    assert outcomes(tmp_path) == ["completed"] * 4  # and none was submitted after that
+    assert len(outcome.annotations) == 15
+    assert not any(annotation.failure for annotation in outcome.annotations)
+
+
 def test_a_tight_cap_makes_small_batches_and_holds(tmp_path: Path) -> None:
     """The cap covers a quarter of the worst cases at once, and all of the work in turns."""
     with serving(tmp_path, *QUICK) as server:
