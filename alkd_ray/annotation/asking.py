@@ -31,6 +31,7 @@ from alkd_ray.annotation.operations import (
 from alkd_ray.annotation.pace import Pace
 from alkd_ray.annotation.pricing import Rates
 from alkd_ray.annotation.questions import Question, Reading, body_in_bytes, size_around
+from alkd_ray.annotation.response_format import ResponseFormat
 from alkd_ray.annotation.turns import Turn
 from alkd_ray.llm_teachers import Endpoint
 from alkd_ray.llm_teachers._client import ChatClient, NotBilledError, OutcomeUnknownError
@@ -41,12 +42,9 @@ BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MOST_SECONDS = 60.0
 # A 429 is the endpoint's way to slow us down, not a failing request: far more of them are borne.
 RATE_LIMITS_BORNE_PER_TRY = 10
-# How endpoints refuse a response format; llama_cpp.server answers 500, and names the field.
-FORMAT_STATUS = frozenset({400, 415, 422, 500, 501})
 WAIT_FOR_MONEY_SECONDS = 0.05
 # Who waited longer for money than this has missed its turn, and takes another one.
 TURN_IS_GOOD_FOR_SECONDS = 1.0
-STRUCTURED_OUTPUT_ORDER = ("schema", "object", "json", "off")
 
 
 class DeskFace(Protocol):
@@ -92,6 +90,27 @@ class _InBatchError(Exception):
     """The request is in a batch that another pass submitted."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """An attempt at a row's question.
+
+    Attributes:
+        question: the question.
+        index: its row.
+        attempt: 1, or 2 for asking again.
+        body: the request without its response format.
+        body_bytes: its size.
+        worst: the most that it can cost.
+    """
+
+    question: Question
+    index: int
+    attempt: int
+    body: dict[str, Any]
+    body_bytes: int
+    worst: Amounts
+
+
 class Asker:
     """One worker; belongs to one event loop."""
 
@@ -109,7 +128,7 @@ class Asker:
         self.desk = desk
         self.settings = settings
         self.pace = Pace(settings.in_flight)
-        self.structured = Structured(endpoint)
+        self.format = ResponseFormat(endpoint)
         self._rng = np.random.default_rng(settings.seed)  # jitter alone; no result depends on it
         self._pulled: deque[Row] = deque()
         self._pulling = asyncio.Lock()
@@ -205,79 +224,66 @@ class Asker:
         Raises:
             _PassOverError: nothing more may be sent.
         """
-        request_bytes = body_in_bytes(body)
-        worst = pricing.worst_case(
-            self.rates,
-            request_bytes + size_around(body, question.schema),
-            question.max_output_tokens,
-        )
+        request = self._request(question, index, attempt, body)
         errors = rate_limits = 0
         while True:
-            asked_with = self.structured.mode
             try:
-                outcome = await self._tried(client, question, attempt, body, request_bytes, worst)
+                outcome = await self._tried(client, request)
             except _InBatchError as error:
-                return await self._given_up(question.key, index, attempt, str(error), False)
+                return await self._given_up(request, str(error), False)
             if isinstance(outcome, Answer):
                 return outcome
-            if outcome is None or self._format_gives_way(asked_with, outcome):
+            if outcome is None:
                 continue
             if isinstance(outcome, NotBilledError) and outcome.is_permanent:
-                return await self._given_up(question.key, index, attempt, str(outcome), True)
+                return await self._given_up(request, str(outcome), True)
             is_rate_limit = isinstance(outcome, NotBilledError) and outcome.status == 429
             rate_limits += is_rate_limit
             errors += not is_rate_limit
             if errors + rate_limits // RATE_LIMITS_BORNE_PER_TRY >= self.settings.tries:
                 reason = f"gave up after {errors + rate_limits} tries: {outcome}"
-                return await self._given_up(question.key, index, attempt, reason, False)
+                return await self._given_up(request, reason, False)
             await self._wait(outcome, errors + rate_limits)
 
+    def _request(
+        self, question: Question, index: int, attempt: int, body: dict[str, Any]
+    ) -> _Request:
+        body_bytes = body_in_bytes(body)
+        size = body_bytes + size_around(body, question.schema)
+        worst = pricing.worst_case(self.rates, size, question.max_output_tokens)
+        return _Request(question, index, attempt, body, body_bytes, worst)
+
     async def _tried(
-        self,
-        client: ChatClient,
-        question: Question,
-        attempt: int,
-        body: dict[str, Any],
-        request_bytes: int,
-        worst: Amounts,
+        self, client: ChatClient, request: _Request
     ) -> Answer | NotBilledError | OutcomeUnknownError | None:
-        """One sending, with its hold: the answer, or what went wrong; None: the turn was missed.
+        """One sending, with its hold: the answer, or what went wrong; None: try again at once.
 
         Raises:
             _PassOverError: nothing more may be sent.
             _InBatchError: this must not be sent.
         """
         async with self.pace.slot():
-            turn = await self._turn(question, request_bytes)
-            held = await self._held(question, attempt, worst)
+            turn = await self._turn(request)
+            held = await self._held(request)
             if held is None or isinstance(held, Answer):
                 return held
+            asked_with = self.format.mode
             try:
-                answer = await self._sent(client, held, body, question)
+                answer = await self._sent(client, held, request)
             except NotBilledError as error:
                 await self.desk.do(Release(held))
                 if error.is_hopeless:
                     await self.desk.do(Stop("stopped", f"{self.endpoint.base_url}: {error}"))
                     raise _PassOverError from None
-                return error
+                return None if self.format.gives_way(asked_with, error) else error
             except OutcomeUnknownError as error:
                 await self.desk.do(LeaveUnresolved(held, str(error)))
                 return error
-            taught_by = request_bytes if attempt == 1 else 0
-            await self.desk.do(
-                self._record(question, attempt, answer, held, worst, taught_by, turn)
-            )
+            await self.desk.do(self._record(request, held, answer, turn))
             await self.pace.answered()
             return answer
 
-    def _format_gives_way(
-        self, asked_with: str, problem: NotBilledError | OutcomeUnknownError
-    ) -> bool:
-        return isinstance(problem, NotBilledError) and self.structured.gives_way(
-            asked_with, problem
-        )
-
-    async def _turn(self, question: Question, request_bytes: int) -> Turn | None:
+    async def _turn(self, request: _Request) -> Turn | None:
         """Waits until the endpoint's rate admits a request; None where there is no limit.
 
         Raises:
@@ -285,26 +291,28 @@ class Asker:
         """
         if not self.settings.takes_turns:
             return None
-        asked = TakeTurn(request_bytes, question.wanted, question.max_output_tokens)
+        question = request.question
+        asked = TakeTurn(request.body_bytes, question.wanted, question.max_output_tokens)
         while True:
             turn: Turn = await self.desk.do(asked)
             await self._pause(turn.seconds)
             if turn.is_granted:
                 return turn
 
-    async def _held(self, question: Question, attempt: int, worst: Amounts) -> str | Answer | None:
+    async def _held(self, request: _Request) -> str | Answer | None:
         """The id of a hold, or the answer that is there already; None: the turn was missed.
 
         Raises:
             _PassOverError: nothing more may be sent.
             _InBatchError: this must not be sent.
         """
+        key, kind = request.question.key, request.question.kind
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:
             hold_id = uuid4().hex
             verdict: Verdict = await self.desk.do(
-                Hold(hold_id, question.key, question.kind, attempt, worst, self.settings.worker)
+                Hold(hold_id, key, kind, request.attempt, request.worst, self.settings.worker)
             )
             if verdict.granted:
                 return hold_id
@@ -332,43 +340,38 @@ class Asker:
             return
         raise _PassOverError
 
-    async def _sent(
-        self, client: ChatClient, hold_id: str, body: dict[str, Any], question: Question
-    ) -> Answer:
+    async def _sent(self, client: ChatClient, hold_id: str, request: _Request) -> Answer:
         try:
-            return await client.ask(self.structured.completed(body, question.schema))
+            return await client.ask(self.format.completed(request.body, request.question.schema))
         except asyncio.CancelledError:
             await asyncio.shield(self.desk.do(LeaveUnresolved(hold_id, "the worker was ended")))
             raise
 
-    def _record(
-        self,
-        question: Question,
-        attempt: int,
-        answer: Answer,
-        hold_id: str,
-        worst: Amounts,
-        taught_by: int,
-        turn: Turn | None,
-    ) -> Record:
+    def _record(self, request: _Request, hold_id: str, answer: Answer, turn: Turn | None) -> Record:
         return Record(
             hold_id,
-            question.key,
-            attempt,
+            request.question.key,
+            request.attempt,
             answer.raw,
             answer.finish_reason,
             answer.usage,
-            question.max_output_tokens,
-            billed(self.rates, answer.usage, worst),
-            taught_by,
-            turn.tokens if turn else 0,
+            request.question.max_output_tokens,
+            billed(self.rates, answer.usage, request.worst),
+            # The second attempt's body is not the one that is stored.
+            request_bytes=request.body_bytes if request.attempt == 1 else 0,
+            turn_tokens=turn.tokens if turn else 0,
         )
 
-    async def _given_up(
-        self, key: str, index: int, attempt: int, reason: str, is_permanent: bool
-    ) -> str:
+    async def _given_up(self, request: _Request, reason: str, is_permanent: bool) -> str:
         await self.desk.do(
-            GiveUp(self.settings.worker, index, key, reason, is_permanent, ends_row=attempt == 1)
+            GiveUp(
+                self.settings.worker,
+                request.index,
+                request.question.key,
+                reason,
+                is_permanent,
+                ends_row=request.attempt == 1,
+            )
         )
         return reason
 
@@ -389,34 +392,3 @@ def billed(rates: Rates, usage: Usage | None, worst: Amounts) -> Amounts:
     if usage is None:
         return worst
     return Amounts(pricing.cost_microusd(rates, usage), usage.total_tokens, 1)
-
-
-class Structured:
-    """Which response format the endpoint accepts, found out once by asking."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._is_open = endpoint.structured_output == "auto"
-        self.mode = "schema" if self._is_open else endpoint.structured_output
-
-    def completed(self, body: dict[str, Any], schema: dict[str, Any] | None) -> dict[str, Any]:
-        """The request with its response format."""
-        if schema is None or self.mode == "off":
-            return body
-        if self.mode == "json":
-            return {**body, "response_format": {"type": "json_object"}}
-        if self.mode == "object":
-            return {**body, "response_format": {"type": "json_object", "schema": schema}}
-        named = {"name": "ranking", "strict": True, "schema": schema}
-        return {**body, "response_format": {"type": "json_schema", "json_schema": named}}
-
-    def gives_way(self, asked_with: str, problem: NotBilledError) -> bool:
-        """Whether the endpoint refused the format ``asked_with``, and there is a simpler one."""
-        said = str(problem).lower()
-        is_about_format = any(word in said for word in ("response_format", "schema", "json_object"))
-        if not self._is_open or problem.status not in FORMAT_STATUS or not is_about_format:
-            return False
-        if asked_with == "off":
-            return False
-        if self.mode == asked_with:  # else another request has found that out already
-            self.mode = STRUCTURED_OUTPUT_ORDER[STRUCTURED_OUTPUT_ORDER.index(asked_with) + 1]
-        return True

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alkd_ray.annotation import pricing
-from alkd_ray.annotation.asking import Questions, Structured
+from alkd_ray.annotation.asking import Questions
 from alkd_ray.annotation.desk import Desk
 from alkd_ray.annotation.operations import Finish, GiveUp, Hold, Pull, Stop, Verdict
 from alkd_ray.annotation.passes import ATTEMPTS
 from alkd_ray.annotation.pricing import Rates
 from alkd_ray.annotation.questions import Question, Reading, size_in_bytes
+from alkd_ray.annotation.response_format import ResponseFormat
 from alkd_ray.llm_teachers import Endpoint
 from alkd_ray.llm_teachers._batch_results import BatchLine
 from alkd_ray.llm_teachers._client import GATEWAY_STATUS, NotBilledError, refusal
@@ -54,7 +55,7 @@ class BatchRows:
     Attributes:
         waiting: rows for the next batch.
         by_key: request's key -> its row, of every row of the pass.
-        structured: the response format that the endpoint accepts, as far as known.
+        format: the response format that the endpoint accepts, as far as known.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class BatchRows:
         self.rates = rates
         self.desk = desk
         self.tries = tries
-        self.structured = Structured(endpoint)
+        self.format = ResponseFormat(endpoint)
         self.waiting: deque[Wanted] = deque()
         self.by_key: dict[str, Wanted] = {}
 
@@ -122,7 +123,7 @@ class BatchRows:
         if problem.is_hopeless:
             self.desk.apply([Stop("stopped", f"{self.endpoint.base_url}: {problem}")])
             return
-        if asked_with and self.structured.gives_way(asked_with, problem):
+        if asked_with and self.format.gives_way(asked_with, problem):
             self.waiting.append(wanted)
             return
         wanted.errors += 1

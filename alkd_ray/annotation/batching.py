@@ -153,7 +153,7 @@ class BatchAsker:
                 body = self.rows.body(question, wanted)
                 verdict = self.rows.hold(hold_id, question, wanted, body, draft.label)
                 if verdict.granted:
-                    draft.add(hold_id, self.rows.structured.completed(body, question.schema))
+                    draft.add(hold_id, self.rows.format.completed(body, question.schema))
                 elif verdict.answer is not None:
                     self.rows.read(wanted, question)
                 elif verdict.elsewhere:
@@ -168,7 +168,7 @@ class BatchAsker:
                     owner=self.desk.owner,
                     endpoint=self.endpoint.identity,
                     model=self.endpoint.model,
-                    structured=self.rows.structured.mode,
+                    structured=self.rows.format.mode,
                 )
         return draft
 
