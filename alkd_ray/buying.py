@@ -41,6 +41,7 @@ from alkd_ray.types import (
     AnnotationOutcome,
     Caps,
     IntArray,
+    LedgerState,
     RankRequest,
 )
 
@@ -392,22 +393,20 @@ def _told(context: Context, meter: Meter) -> Callable[[Progress], None]:
 
     def tell(progress: Progress) -> None:
         point = meter.add(progress, time.monotonic() - began)
-        context.listener.progress(progress.done, progress.total, _in_words(point, progress))
+        context.listener.progress(progress.done, progress.total, _in_words(point, progress.ledger))
 
     return tell
 
 
-def _in_words(point: Point, progress: Progress) -> str:
-    money = f"{usd(point.settled_microusd)} settled + {usd(point.held_microusd)} held"
-    if point.unresolved_microusd:
-        money += f" + {usd(point.unresolved_microusd)} unresolved"
-    if progress.cap_microusd is not None:
-        money += f" of {usd(progress.cap_microusd)}"
-    if progress.cap_tokens is not None:
-        money += (
-            f"; {progress.settled_tokens:,} tokens settled + {progress.held_tokens:,} held of "
-            f"{progress.cap_tokens:,}"
-        )
+def _in_words(point: Point, ledger: LedgerState) -> str:
+    settled, held, unresolved, cap = ledger.settled, ledger.held, ledger.unresolved, ledger.caps
+    money = f"{usd(settled.microusd)} settled + {usd(held.microusd)} held"
+    if unresolved.microusd:
+        money += f" + {usd(unresolved.microusd)} unresolved"
+    if cap.microusd is not None:
+        money += f" of {usd(cap.microusd)}"
+    if cap.tokens is not None:
+        money += f"; {settled.tokens:,} tokens settled + {held.tokens:,} held of {cap.tokens:,}"
     return (
         f"{point.requests_per_second:,.1f} requests/s, {point.tokens_per_second:,.0f} tokens/s, "
         f"{point.in_flight} in flight, {point.failed} failed; {money}"

@@ -51,51 +51,37 @@ class Meter:
 
     def add(self, progress: Progress, seconds: float) -> Point:
         """One more reading, ``seconds`` after the pass began."""
-        self._recent.append((seconds, progress.done, progress.settled_tokens))
+        tokens = progress.ledger.settled.tokens
+        self._recent.append((seconds, progress.done, tokens))
         while len(self._recent) > 2 and seconds - self._recent[0][0] > WINDOW_SECONDS:
             self._recent.popleft()
-        start, done, tokens = self._recent[0]
-        took = max(seconds - start, 1e-9)
-        is_measured = len(self._recent) > 1
-        point = Point(
-            round(seconds, 3),
-            progress.done,
-            progress.total,
-            progress.failed,
-            progress.in_flight,
-            progress.sent,
-            round((progress.done - done) / took, 3) if is_measured else 0.0,
-            round((progress.settled_tokens - tokens) / took, 3) if is_measured else 0.0,
-            progress.settled_microusd,
-            progress.held_microusd,
-            progress.unresolved_microusd,
-            progress.settled_tokens,
+        start, earlier_done, earlier_tokens = self._recent[0]
+        took = seconds - start or float("inf")
+        point = _point(
+            progress,
+            seconds,
+            (progress.done - earlier_done) / took,
+            (tokens - earlier_tokens) / took,
         )
         self._keep(point)
         return point
 
     def finish(self, outcome: AnnotationOutcome) -> None:
         """The last point: what the ledger says when all is over."""
-        ledger = outcome.ledger
         last = self.history[-1] if self.history else None
-        failed = sum(bool(annotation.failure) for annotation in outcome.annotations)
         found = len(outcome.annotations)
-        self.history.append(
-            Point(
-                round(outcome.seconds, 3),
-                last.total if last and outcome.status == "complete" else found,
-                last.total if last else found,
-                failed,
-                ledger.held.requests,
-                outcome.sent,
-                round(outcome.sent / max(outcome.seconds, 1e-9), 3),
-                last.tokens_per_second if last else 0.0,
-                ledger.settled.microusd,
-                ledger.held.microusd,
-                ledger.unresolved.microusd,
-                ledger.settled.tokens,
-            )
+        total = last.total if last else found
+        at_the_end = Progress(
+            done=total if outcome.status == "complete" else found,
+            total=total,
+            failed=sum(bool(annotation.failure) for annotation in outcome.annotations),
+            in_flight=outcome.ledger.held.requests,
+            sent=outcome.sent,
+            ledger=outcome.ledger,
         )
+        rate = outcome.sent / max(outcome.seconds, 1e-9)
+        tokens_per_second = last.tokens_per_second if last else 0.0
+        self.history.append(_point(at_the_end, outcome.seconds, rate, tokens_per_second))
 
     def _keep(self, point: Point) -> None:
         """Keeps every point at first, then every second one, every fourth, and so on."""
@@ -105,3 +91,23 @@ class Meter:
         if len(self.history) >= MOST_POINTS:
             self.history = self.history[::2]
             self._every *= 2
+
+
+def _point(
+    progress: Progress, seconds: float, requests_per_second: float, tokens_per_second: float
+) -> Point:
+    ledger = progress.ledger
+    return Point(
+        round(seconds, 3),
+        progress.done,
+        progress.total,
+        progress.failed,
+        progress.in_flight,
+        progress.sent,
+        round(requests_per_second, 3),
+        round(tokens_per_second, 3),
+        ledger.settled.microusd,
+        ledger.held.microusd,
+        ledger.unresolved.microusd,
+        ledger.settled.tokens,
+    )

@@ -28,7 +28,7 @@ from alkd_ray.annotation.questions import (
 )
 from alkd_ray.annotation.store import Spent, Store, StoredAnswer
 from alkd_ray.llm_teachers._completions import read_answer
-from alkd_ray.types import Annotation, AnnotationOutcome, Caps, RunStatus
+from alkd_ray.types import Annotation, AnnotationOutcome, Caps, LedgerState, RunStatus
 
 ATTEMPTS = 2  # the question, and asking again once
 ROWS_AT_ONCE = 500  # 5 kB each
@@ -44,9 +44,7 @@ class Progress:
         failed: rows that failed for good.
         in_flight: requests sent and not settled.
         sent: requests sent by this pass.
-        settled_microusd, held_microusd, unresolved_microusd: of the budget.
-        settled_tokens, held_tokens: of the budget.
-        cap_microusd, cap_tokens: None for no cap.
+        ledger: the budget.
     """
 
     done: int
@@ -54,13 +52,7 @@ class Progress:
     failed: int
     in_flight: int
     sent: int
-    settled_microusd: int
-    held_microusd: int
-    unresolved_microusd: int
-    settled_tokens: int
-    held_tokens: int
-    cap_microusd: int | None
-    cap_tokens: int | None
+    ledger: LedgerState
 
 
 class PendingRows:
@@ -140,13 +132,7 @@ class Pass:
             failed=standing.failed,
             in_flight=standing.in_flight,
             sent=standing.sent,
-            settled_microusd=standing.ledger.settled.microusd,
-            held_microusd=standing.ledger.held.microusd,
-            unresolved_microusd=standing.ledger.unresolved.microusd,
-            settled_tokens=standing.ledger.settled.tokens,
-            held_tokens=standing.ledger.held.tokens,
-            cap_tokens=standing.ledger.caps.tokens,
-            cap_microusd=standing.ledger.caps.microusd,
+            ledger=standing.ledger,
         )
 
 

@@ -118,6 +118,12 @@ def limits_of(annotation: AnnotationConfig) -> Limits:
     return Limits(annotation.requests_per_minute, annotation.tokens_per_minute)
 
 
+def asking_settings(annotation: AnnotationConfig, worker: str, seed: int = 0) -> AskingSettings:
+    """How a worker of that name asks."""
+    takes_turns = not limits_of(annotation).is_unlimited
+    return AskingSettings(worker, annotation.in_flight, annotation.tries, seed, takes_turns)
+
+
 def speed_of(annotation: AnnotationConfig) -> Speed:
     """How fast a pass may go, for its plan."""
     in_flight = annotation.in_flight * (annotation.actors if annotation.engine == "ray" else 1)
@@ -248,12 +254,7 @@ async def _work(
     progress: Tell | None,
 ) -> None:
     local = LocalDesk(desk)
-    settings = AskingSettings(
-        "local",
-        job.annotation.in_flight,
-        job.annotation.tries,
-        takes_turns=not limits_of(job.annotation).is_unlimited,
-    )
+    settings = asking_settings(job.annotation, "local")
     worker = asyncio.create_task(Asker(questions, endpoint, rates, local, settings).run())
     try:
         while not worker.done():

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 from alkd_ray.types import IntArray
 
@@ -50,6 +51,12 @@ class Endpoint:
     structured_output: StructuredOutput = "auto"
     output_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+
+def is_openai(base_url: str) -> bool:
+    """Whether an address is OpenAI's own, for which its environment variables are meant."""
+    host = urlsplit(base_url).hostname or ""
+    return host == "openai.com" or host.endswith(".openai.com")
 
 
 @runtime_checkable

@@ -29,7 +29,7 @@ from yarl import URL
 
 from alkd_ray import __version__
 from alkd_ray.errors import InputError
-from alkd_ray.llm_teachers import Endpoint
+from alkd_ray.llm_teachers import Endpoint, is_openai
 from alkd_ray.llm_teachers._completions import Answer, read_answer
 
 # Responses that mean "the whole run is misconfigured", not "this request is bad".
@@ -107,8 +107,8 @@ class ChatClient:
             self._url = URL(f"{endpoint.base_url}/chat/completions")
         except ValueError as error:
             raise InputError(f"llm.options.base_url: {endpoint.base_url} ({error})") from None
-        self._headers = headers_of(endpoint)
         self._key = api_key(endpoint)
+        self._headers = headers_of(endpoint, self._key)
         self._proxy = proxy_for(self._url)
         self._session: aiohttp.ClientSession | None = None
 
@@ -169,22 +169,16 @@ class ChatClient:
         raise refusal(status, text, headers, self._key)
 
 
-def headers_of(endpoint: Endpoint) -> dict[str, str]:
-    """The headers of a request; the key is in them, so they are for sending only.
-
-    Raises:
-        InputError: the key cannot be read, or cannot stand in a header.
-    """
+def headers_of(endpoint: Endpoint, key: str) -> dict[str, str]:
+    """The headers of a request; the key is in them, so they are for sending only."""
     headers = {
         "Accept": "application/json",
         "Content-Type": "application/json",
         "User-Agent": f"alkd_ray/{__version__}",
     }
-    key = api_key(endpoint)
     if key:
         headers["Authorization"] = f"Bearer {key}"
-    host = URL(endpoint.base_url).host or ""
-    if host == "openai.com" or host.endswith(".openai.com"):
+    if is_openai(endpoint.base_url):
         named = (("OpenAI-Organization", "OPENAI_ORG_ID"), ("OpenAI-Project", "OPENAI_PROJECT_ID"))
         headers.update((name, os.environ[given]) for name, given in named if os.environ.get(given))
     return headers

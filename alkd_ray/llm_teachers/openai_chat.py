@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from alkd_ray.errors import InputError
-from alkd_ray.llm_teachers import Endpoint, StructuredOutput
+from alkd_ray.llm_teachers import Endpoint, StructuredOutput, is_openai
 from alkd_ray.registry import PluginConfig
 
 
@@ -98,7 +98,7 @@ class OpenAIChat:
         extra_body: Mapping[str, Any],
     ) -> None:
         if api_key_env is None:  # OpenAI's key is for nobody else
-            api_key_env = "OPENAI_API_KEY" if _is_openai(base_url) else ""
+            api_key_env = "OPENAI_API_KEY" if is_openai(base_url) else ""
         self._endpoint = Endpoint(
             identity=base_url,
             base_url=base_url,
@@ -127,13 +127,8 @@ class OpenAIChat:
         """See :class:`alkd_ray.llm_teachers.ChatTeacher`; only OpenAI's own needs a key."""
         here = self._endpoint
         has_key = here.api_key_file or os.environ.get(here.api_key_env)
-        if _is_openai(here.base_url) and not has_key:
+        if is_openai(here.base_url) and not has_key:
             raise InputError(
                 f"llm.options.api_key_env: {here.base_url} needs a key, but the environment "
                 f"variable {here.api_key_env!r} is not set; export it"
             )
-
-
-def _is_openai(base_url: str) -> bool:
-    host = urlsplit(base_url).hostname or ""
-    return host == "openai.com" or host.endswith(".openai.com")

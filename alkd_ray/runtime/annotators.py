@@ -305,14 +305,7 @@ class _Driver:
     def _start(self) -> None:
         self.started += 1
         name = f"annotator-{self.started}"
-        annotation = self.job.annotation
-        settings = AskingSettings(
-            name,
-            annotation.in_flight,
-            annotation.tries,
-            self.started,
-            takes_turns=not worker.limits_of(annotation).is_unlimited,
-        )
+        settings = worker.asking_settings(self.job.annotation, name, self.started)
         actor: Any = (
             ray.remote(_Annotator)
             .options(num_cpus=ACTOR_CPUS, **self.placed)

@@ -41,7 +41,7 @@ def test_every_row_is_answered_billed_once_and_never_asked_again(tmp_path: Path)
         assert bill["requests"] == first.sent == 40
         assert bill["microusd"] == first.ledger.settled.microusd == spent(first)
         assert told[-1].done == told[-1].total == 40
-        assert told[-1].settled_microusd == bill["microusd"]
+        assert told[-1].ledger.settled.microusd == bill["microusd"]
 
         second = worker.annotate(here)
         assert second.sent == 0

@@ -276,7 +276,8 @@ def test_names_of_an_account_go_to_openai_alone(monkeypatch: pytest.MonkeyPatch)
         ("https://openai.com.evil.example/v1", [None, None]),
         ("https://notopenai.com/v1", [None, None]),
     ):
-        headers = headers_of(Endpoint(url, url, "m", api_key_env="TEST_KEY"))
+        endpoint = Endpoint(url, url, "m", api_key_env="TEST_KEY")
+        headers = headers_of(endpoint, api_key(endpoint))
         assert headers["Authorization"] == "Bearer key"
         assert [headers.get(f"OpenAI-{name}") for name in ("Organization", "Project")] == named
 

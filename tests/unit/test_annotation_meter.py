@@ -8,10 +8,17 @@ import pytest
 
 from alkd_ray.annotation.meter import MOST_POINTS, Meter
 from alkd_ray.annotation.passes import Progress
+from alkd_ray.types import Amounts, Caps, LedgerState
 
 
 def progress(done: int, tokens: int = 0) -> Progress:
-    return Progress(done, 10_000, 0, 5, done, tokens, 7, 3, tokens, 9, None, None)
+    ledger = LedgerState(
+        settled=Amounts(tokens, tokens, done),
+        held=Amounts(7, 9, 1),
+        unresolved=Amounts(3),
+        caps=Caps(),
+    )
+    return Progress(done, 10_000, 0, 5, done, ledger)
 
 
 def test_rates_are_those_of_the_last_seconds() -> None:
