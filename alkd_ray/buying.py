@@ -1,4 +1,4 @@
-"""The part of a run that costs money: hints, the plan, and the rankings.
+"""The part of a run that costs money: the rankings, and whatever else is asked for their sake.
 
 The answers' store and the ledger lie in ``<run root>/store`` and are shared by all runs below that
 root: what one run has paid for, every other run finds. The stage outputs here are views of them.
@@ -6,35 +6,30 @@ root: what one run has paid for, every other run finds. The stage outputs here a
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alkd_ray import artifacts, selecting, stages
 from alkd_ray import sessions as windows_of
-from alkd_ray.annotation import hints as hint_writer
 from alkd_ray.annotation import worker
 from alkd_ray.annotation.database import books_of
 from alkd_ray.annotation.meter import Meter, Point
 from alkd_ray.annotation.parse import PARSER_VERSION
 from alkd_ray.annotation.passes import Progress
 from alkd_ray.annotation.pricing import usd
-from alkd_ray.annotation.prompts import HINTS_VERSION, RANK_VERSION
+from alkd_ray.annotation.prompts import RANK_VERSION
 from alkd_ray.annotation.worker import AnnotationJob
 from alkd_ray.artifacts import StageOutput
 from alkd_ray.bought import Bought, Cost
 from alkd_ray.config import RunConfig, canonical_hash
 from alkd_ray.errors import InputError
 from alkd_ray.llm_teachers import ChatTeacher, RecordedTeacher
-from alkd_ray.seeds import numpy_stream
 from alkd_ray.stages import Context
 from alkd_ray.types import (
     Annotation,
@@ -45,16 +40,8 @@ from alkd_ray.types import (
     RankRequest,
 )
 
-NO_HINTS: dict[str, Any] = {
-    "text": "",
-    "key": "",
-    "cost_microusd": 0,
-    "prompt_tokens": 0,
-    "completion_tokens": 0,
-    "prompt": "",
-    "model": "",
-}
-
+# Called before the first request of a stage, if there is one; raises to send nothing.
+Before = Callable[[], None]
 Annotate = Callable[[AnnotationJob, Callable[[Progress], None] | None], AnnotationOutcome]
 
 
@@ -114,38 +101,9 @@ def recorded_ids(config: RunConfig) -> IntArray | None:
     return teacher.recorded_ids()
 
 
-def hints(
-    context: Context, imported: StageOutput, teacher: StageOutput, seed: int, run_id: str
-) -> StageOutput:
-    """``hints.json``: behaviour patterns in the LLM's words, from the teacher's predictions."""
-    config = context.config
-
-    def make(folder: Path) -> None:
-        examples = hint_examples(context, imported, teacher, seed)
-        written = hint_writer.write_hints(examples, job_of(context, imported, (), run_id))
-        _write_hints({**asdict(written), "prompt": HINTS_VERSION, "model": _model(config)}, folder)
-
-    settings = {
-        "hints": config.hints.model_dump(),
-        "llm": config.llm.model_dump() if config.hints.enabled else None,
-        "window": config.data.window,
-        "prompt": HINTS_VERSION,
-    }
-    if not wants_hints(config):
-        named = named_hints(config, context.root)
-        make = functools.partial(_write_hints, named)
-        settings = {"hints": named if named["text"] else "none"}
-    return context.produce(
-        "hints",
-        make,
-        version=1,
-        inputs={"dataset": imported.key, "teacher": teacher.key},
-        settings=settings,
-        seed=seed,
-    )
-
-
-def annotate(context: Context, questions: Questions, run: Annotate, run_id: str) -> Bought:
+def annotate(
+    context: Context, questions: Questions, run: Annotate, run_id: str, before: Before
+) -> Bought:
     """Buys what is not in the store yet; ``rankings.parquet`` holds the rankings by seed.
 
     A pass that ended complete is found again by its inputs. Any other is kept under the hash of
@@ -169,6 +127,7 @@ def annotate(context: Context, questions: Questions, run: Annotate, run_id: str)
     key = artifacts.stage_key("annotation", 1, inputs, settings, None)
     meter = Meter()
     if not (context.root / "annotation" / key).is_dir():
+        before()
         asked = _requests(context, questions)
         context.listener.stage_started("annotation", None)
         job = job_of(context, questions.dataset, tuple(asked.values()), run_id)
@@ -194,61 +153,6 @@ def annotate(context: Context, questions: Questions, run: Annotate, run_id: str)
         found["answered"],
         found["failed"],
     )
-
-
-def wants_hints(config: RunConfig) -> bool:
-    """Whether the LLM is asked for hints; a recording cannot be, named ones are there."""
-    wanted = config.hints.enabled and not config.hints.artifact
-    return wanted and config.llm.teacher != "replay"
-
-
-def named_hints(config: RunConfig, root: Path) -> dict[str, Any]:
-    """The hints that ``hints.artifact`` names, as ``hints.json`` holds them; else none.
-
-    It is the key of a hints output below the run root, or a file: a ``hints.json``, or plain text.
-    Using them costs nothing.
-
-    Raises:
-        InputError: there are no such hints.
-    """
-    name = config.hints.artifact
-    if not config.hints.enabled or not name:
-        return NO_HINTS
-    file = root / "hints" / name / "hints.json"
-    if not file.is_file():
-        file = Path(name)
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"hints.artifact: {name} is neither the key of hints below {root} nor a file of text; "
-            "alkd annotate hints lists the keys"
-        ) from error
-    if file.suffix == ".json":
-        try:
-            text = json.loads(text)["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"hints.artifact: {file} is not a hints.json") from error
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"hints.artifact: {file} holds no text")
-    return {**NO_HINTS, "text": text.strip()}
-
-
-def hint_examples(
-    context: Context, imported: StageOutput, teacher: StageOutput, seed: int
-) -> list[tuple[IntArray, IntArray]]:
-    """Items of some training sessions, and the teacher's top items of each."""
-    from alkd_ray.evaluation.ranks import top_items
-    from alkd_ray.training import checkpoint
-
-    config = context.config
-    train = windows_of.of_split(stages.load_dataset(imported).sessions, "train")
-    rng = numpy_stream(seed, "hint sessions")
-    count = min(config.hints.sessions, len(train))
-    shown = windows_of.take(train, np.sort(rng.choice(len(train), count, replace=False)))
-    model = checkpoint.load(teacher.folder / "checkpoint")
-    tops = top_items(model, shown, config.data.window, config.hints.top)
-    return [(shown.items_of(row), tops[row]) for row in range(count)]
 
 
 def _requests(context: Context, questions: Questions) -> dict[str, RankRequest]:
@@ -358,10 +262,6 @@ def _row(annotation: Annotation) -> dict[str, object]:
     }
 
 
-def _model(config: RunConfig) -> str:
-    return worker.teacher_of(config.llm).describe().model
-
-
 def _digest(outcome: AnnotationOutcome) -> str:
     return canonical_hash(
         [outcome.status, [[a.key, a.ranking.tolist()] for a in outcome.annotations]]
@@ -411,7 +311,3 @@ def _in_words(point: Point, ledger: LedgerState) -> str:
         f"{point.requests_per_second:,.1f} requests/s, {point.tokens_per_second:,.0f} tokens/s, "
         f"{point.in_flight} in flight, {point.failed} failed; {money}"
     )
-
-
-def _write_hints(written: dict[str, Any], folder: Path) -> None:
-    artifacts.write_json(folder / "hints.json", written)

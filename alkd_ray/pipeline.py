@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alkd_ray import buying, plans, registry, selecting, stages, summary
+from alkd_ray import buying, hinting, plans, registry, selecting, stages, summary
 from alkd_ray.annotation import planning, worker
 from alkd_ray.annotation.planning import Plan
 from alkd_ray.config import RunConfig
@@ -127,18 +127,26 @@ def _buy(context: stages.Context, result: RunResult, engines: Engines) -> Iterat
     )
     yield "candidates"
     inputs = plans.Inputs(data, teacher, candidates, result.run_id)
-    planned = plans.plan(context, inputs)
-    if planned is not None and planned.to_send:
-        engines.approve(planned)
-        planning.check(planned, context.config.annotation.partial)
+    before = functools.cache(lambda: _approve(context, inputs, engines.approve))
     hints = result.make(
-        "hints", lambda s: buying.hints(context, data, teacher[s], s, result.run_id)
+        "hints",
+        lambda s: hinting.hints(context, data, teacher[s], s, result.run_id, before),
     )
     yield "hints"
     questions = buying.Questions(data, candidates, hints)
-    result.annotation = buying.annotate(context, questions, engines.annotate, result.run_id)
+    result.annotation = buying.annotate(context, questions, engines.annotate, result.run_id, before)
     result.status, result.reason = result.annotation.status, result.annotation.reason
     yield "annotation"
+
+
+def _approve(
+    context: stages.Context, inputs: plans.Inputs, approve: Callable[[Plan], None]
+) -> None:
+    """Has what is about to be paid looked at, hints and rankings together."""
+    planned = plans.plan(context, inputs)
+    if planned is not None and planned.to_send:
+        approve(planned)
+        planning.check(planned, context.config.annotation.partial)
 
 
 def _distil(context: stages.Context, result: RunResult) -> Iterator[str]:

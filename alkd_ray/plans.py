@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from alkd_ray import buying
+from alkd_ray import buying, hinting
 from alkd_ray.annotation import entries, passes, planning, worker
 from alkd_ray.annotation import hints as hint_writer
 from alkd_ray.annotation.database import Database, are_there
@@ -197,12 +197,12 @@ def questions_of(context: Context, inputs: Inputs, store: Store | None) -> Asked
         return None
     endpoint = teacher.describe()
     hints: dict[int, HintsQuestion] = {}
-    if buying.wants_hints(config):
+    if hinting.wants_hints(config):
         for seed in config.seeds:
-            examples = buying.hint_examples(context, inputs.imported, inputs.teacher[seed], seed)
+            examples = hinting.hint_examples(context, inputs.imported, inputs.teacher[seed], seed)
             shown = hint_writer.titled(examples, job.catalogue)
             hints[seed] = hints_question(endpoint, shown, job.domain)
-    named = buying.named_hints(config, context.root)
+    named = hinting.named_hints(config, context.root)
     requests: dict[str, RankRequest] = {}
     for seed in config.seeds:
         text = _stored_hints(hints[seed], store) if seed in hints else named["text"]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
-from alkd_ray import config, pipeline
+from alkd_ray import config, pipeline, plans
 from alkd_ray.annotation import worker
+from alkd_ray.annotation.planning import Plan
 from alkd_ray.annotation.worker import AnnotationJob
 from alkd_ray.artifacts import StageOutput
+from alkd_ray.errors import BudgetError
+from alkd_ray.results import RunResult
+from alkd_ray.stages import Context
 from alkd_ray.types import AnnotationOutcome
 from tests.e2e.conftest import CommandLine
 
@@ -94,3 +100,35 @@ def test_a_stopped_pass_gives_each_seed_its_own_rankings(alkd: CommandLine, tmp_
     candidates = table.set_index("session_id")["candidates"]
     for session_id, ranking in zip(ids, rankings, strict=True):
         assert set(ranking) <= set(candidates[session_id])
+
+
+def test_what_will_be_paid_is_looked_at_once_before_anything_is_sent(
+    alkd: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = config.load(str(alkd.config), [*LOCAL, "seeds=[1,2]", "budget.dollars=5"])
+    planned: list[Plan] = []
+    counted = []
+
+    def plan(context: Context, inputs: plans.Inputs) -> Plan | None:
+        counted.append(inputs)
+        return plans.plan_together([(context, inputs)]).plan
+
+    def refuse(plan: Plan) -> None:
+        raise BudgetError("too dear")
+
+    def run(approve: Callable[[Plan], None]) -> RunResult:
+        engines = pipeline.Engines(approve=approve)
+        return pipeline.run(resolved, tmp_path, Silent(), engines, "annotation")
+
+    monkeypatch.setattr(plans, "plan", plan)
+    with pytest.raises(BudgetError, match="too dear"):
+        run(refuse)
+    assert not (tmp_path / "store").exists()
+    result = run(planned.append)
+    assert result.status == "complete"
+    # Hints of both seeds and rankings of both, in one plan.
+    assert [found.to_send for found in planned] == [2 + result.annotation.cost.requests]
+    # A run that has nothing to ask is not planned at all: that takes every prompt once more.
+    counted.clear()
+    assert run(refuse).status == "complete"
+    assert counted == []
