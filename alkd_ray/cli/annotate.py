@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alkd_ray.cli.ledger import existing_books
 from alkd_ray.cli.run import ConfigArgument, YesOption
 from alkd_ray.cli.show import JsonOption, OverridesArgument
 
@@ -93,7 +94,7 @@ def status(as_json: JsonOption = False) -> None:
     from alkd_ray.annotation.overview import overview
     from alkd_ray.cli.console import print_json
 
-    with Database(_books(), read_only=True) as database, database.transaction():
+    with Database(existing_books(), read_only=True) as database, database.transaction():
         found = overview(database)
     if as_json:
         print_json(asdict(found))
@@ -168,7 +169,7 @@ def retry(
     from alkd_ray.annotation.overview import refused_keys
     from alkd_ray.annotation.store import Store
 
-    with Database(_books()) as database:
+    with Database(existing_books()) as database:
         found = refused_keys(database, reason)
         Store(database).ask_again(found, "to be asked again, by hand")
     typer.echo(f"{len(found):,} requests will be asked again by the next run that needs them")
@@ -182,16 +183,9 @@ def export(
     from alkd_ray.annotation.database import Database
     from alkd_ray.annotation.store import Store
 
-    with Database(_books(), read_only=True) as database:
+    with Database(existing_books(), read_only=True) as database:
         Store(database).export(folder)
     typer.echo(f"requests, answers, rankings and failures (.parquet) are in {folder}")
-
-
-def _books() -> Path | str:
-    from alkd_ray import buying
-    from alkd_ray.artifacts import run_root
-
-    return buying.books(run_root())
 
 
 def _print_status(found: Overview) -> None:

@@ -51,7 +51,7 @@ def show(
     from alkd_ray.annotation.ledger import Ledger
     from alkd_ray.cli.console import print_json
 
-    with Database(_books(), read_only=True) as database, database.transaction():
+    with Database(existing_books(), read_only=True) as database, database.transaction():
         ledger = Ledger(database)
         names = ledger.budgets()
         if budget is not None:
@@ -95,7 +95,7 @@ def resolve(
     if tokens is not None and dollars is None:
         raise InputError("--tokens goes with --dollars")
     billed = None if dollars is None else _microusd(dollars)
-    with Database(_books()) as database:
+    with Database(existing_books()) as database:
         ledger = Ledger(database)
         ledger.recover()  # of a run that is alive, nothing is touched
         entry = ledger.entry(hold_id)
@@ -131,7 +131,7 @@ def export(
     write = writers.get(out.suffix)
     if write is None:
         raise InputError(f"{out}: the name must end in .csv or .parquet")
-    with Database(_books(), read_only=True) as database:
+    with Database(existing_books(), read_only=True) as database:
         rows = [_row(entry) for entry in Ledger(database).entries()]
     schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in ROW_TYPES.items()])
     table = pa.Table.from_pylist(rows, schema)
@@ -140,7 +140,7 @@ def export(
     typer.echo(f"{out}: {len(rows)} holds")
 
 
-def _books() -> Path | str:
+def existing_books() -> Path | str:
     """The books that ``ALKD_BOOKS`` names, else those below the run root.
 
     Raises:

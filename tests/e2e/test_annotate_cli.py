@@ -100,6 +100,15 @@ def test_what_was_refused_for_good_can_be_asked_again(alkd: CommandLine, tmp_pat
         assert refused() == {reason: 10}
 
 
+@pytest.mark.parametrize("verb", ["status", "retry"])
+def test_where_nothing_was_bought_nothing_is_made(
+    alkd: CommandLine, tmp_path: Path, verb: str
+) -> None:
+    empty = replace(alkd, home=tmp_path / "empty")
+    assert "nothing was bought" in empty("annotate", verb, status=2).stderr
+    assert not (empty.home / "store").exists()
+
+
 def test_kept_hints_can_be_named(alkd: CommandLine, tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         words = [word for word in endpoint(server, "hinted") if "hints" not in word]
