@@ -86,6 +86,10 @@ class _PassOverError(Exception):
     """The desk grants nothing more."""
 
 
+class _TooDearError(Exception):
+    """What the cap leaves is too little for this request, not for every one."""
+
+
 class _InBatchError(Exception):
     """The request is in a batch that another pass submitted."""
 
@@ -165,6 +169,8 @@ class Asker:
                 self._no_more = True
                 self._pulled.clear()
                 self._over.set()
+            except _TooDearError:
+                continue  # the row stays open: a later pass asks again
 
     async def _next(self) -> Row | None:
         async with self._pulling:
@@ -203,9 +209,9 @@ class Asker:
         body = question.ask_again(first.text, reading.ask_again)
         try:
             second = await self._buy(client, question, index, 2, body)
-        except _PassOverError:
+        except (_PassOverError, _TooDearError):
             if reading.failure:
-                raise  # the row stays open: a later pass asks again
+                raise
             return reading
         if isinstance(second, str):
             return reading
@@ -223,6 +229,7 @@ class Asker:
 
         Raises:
             _PassOverError: nothing more may be sent.
+            _TooDearError: this cannot be paid.
         """
         request = self._request(question, index, attempt, body)
         errors = rate_limits = 0
@@ -260,6 +267,7 @@ class Asker:
 
         Raises:
             _PassOverError: nothing more may be sent.
+            _TooDearError: this cannot be paid.
             _InBatchError: this must not be sent.
         """
         async with self.pace.slot():
@@ -304,6 +312,7 @@ class Asker:
 
         Raises:
             _PassOverError: nothing more may be sent.
+            _TooDearError: this cannot be paid.
             _InBatchError: this must not be sent.
         """
         key, kind = request.question.key, request.question.kind
@@ -320,6 +329,8 @@ class Asker:
                 return read_answer(verdict.answer)
             if verdict.stop:
                 raise _PassOverError
+            if verdict.too_dear:
+                raise _TooDearError
             if verdict.elsewhere == "batch":
                 raise _InBatchError(verdict.reason)
             await self._pause(WAIT_FOR_MONEY_SECONDS * (1 + self._rng.random()))

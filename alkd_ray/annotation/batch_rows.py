@@ -110,6 +110,12 @@ class BatchRows:
             return
         self._finish(wanted, question, max(readings, key=lambda reading: reading.worth))
 
+    def pass_over(self, wanted: Wanted, question: Question) -> None:
+        """Asking again cannot be paid: the first answer counts, if it says anything."""
+        first = question.read(self._answers(question)[0].text)
+        if not first.failure:
+            self._finish(wanted, question, first)
+
     def _finish(self, wanted: Wanted, question: Question, reading: Reading) -> None:
         ranking = tuple(int(item) for item in reading.ranking)
         self.desk.apply(

@@ -158,6 +158,8 @@ class BatchAsker:
                     self.rows.read(wanted, question)
                 elif verdict.elsewhere:
                     elsewhere.append(wanted)
+                elif verdict.too_dear:
+                    self.rows.pass_over(wanted, question)
                 else:
                     self.rows.waiting.appendleft(wanted)
                     break

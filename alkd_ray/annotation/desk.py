@@ -93,6 +93,7 @@ class Desk:
         self._rows = self._failed = 0
         self.last_hold = self.ledger.last_number() if last_hold is None else last_hold
         self._stop: Stop | None = None
+        self._too_dear = ""  # why rows were passed over
         self._keys: dict[int, str] = {}
         self._others = Others[Verdict](self.ledger, budget)
         self._turns = turns
@@ -187,7 +188,7 @@ class Desk:
             len(self._holds),
             sent,
             self._stop.status if self._stop else None,
-            self._stop.reason if self._stop else "",
+            self._stop.reason if self._stop else self._too_dear,
             ledger,
         )
 
@@ -267,6 +268,9 @@ class Desk:
         if not reason.startswith(BREACHED) and self._others.hold_a_part():
             return self._others.wait(hold.key, Verdict(False, reason=reason))
         status: StopStatus = "breached" if reason.startswith(BREACHED) else "stopped"
+        if status == "stopped" and hold.attempt > 1:  # longer than what asks first
+            self._too_dear = self._too_dear or reason
+            return Verdict(False, too_dear=True, reason=reason)
         self._stop = Stop(status, reason)
         return Verdict(False, stop=True, reason=reason)
 

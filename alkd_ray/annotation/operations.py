@@ -55,14 +55,16 @@ class Verdict:
     Attributes:
         granted: it may; its worst case is held.
         stop: the pass is over, nothing more is sent.
+        too_dear: this request does not fit into what the cap leaves, others may.
         answer: raw body of the answer that is there already (bought by a worker whose row was
             taken for lost), so that nothing is paid twice.
-        reason: why not; without ``stop`` it may be granted once others have been settled.
+        reason: why not; unless ``stop`` or ``too_dear`` it may be granted once others are settled.
         elsewhere: the same request is under way: in a ``request`` of its own, or in a ``batch``.
     """
 
     granted: bool
     stop: bool = False
+    too_dear: bool = False
     answer: str | None = None
     reason: str = ""
     elsewhere: Literal["", "request", "batch"] = ""
@@ -162,7 +164,8 @@ class Standing:
         failed: rows that failed.
         in_flight: requests sent and not settled.
         sent: requests sent.
-        stop_status, stop_reason: set when the pass must end.
+        stop_status: set when the pass must end.
+        stop_reason: why it must, or why rows were passed over.
         ledger: the budget.
     """
 

@@ -20,6 +20,7 @@ QUICK = ("--batch-seconds", "0.3")
 
 
 def bought(folder: Path, server: Server, **given: Any) -> AnnotationOutcome:
+    """The outcome of a pass by batches."""
     settings = {"mode": "batch", "batch_poll_seconds": 0.1} | given
     return annotate(job(folder / "store", server.url, options={"rates": BATCH_RATES}, **settings))
 
@@ -162,6 +163,23 @@ def test_a_cap_below_the_work_stops_within_one_worst_case(tmp_path: Path) -> Non
     assert "cap" in outcome.reason
     worst = 2_500 // 10
     assert 900 - outcome.ledger.settled.microusd < worst
+
+
+def test_asking_again_that_cannot_be_paid_keeps_no_other_row_from_being_asked(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, *QUICK, "--truncated-share", "1") as server:
+        bought(tmp_path / "whole", server, count=2)
+        books = tmp_path / "whole" / "store" / "books.sqlite"
+        with Database(books, read_only=True) as database:
+            holds = Ledger(database).entries("test")
+        asked, again = ([hold for hold in holds if hold.attempt == n] for n in (1, 2))
+        firsts = asked[0].actual.microusd + max(hold.worst.microusd for hold in asked)
+        assert firsts < asked[0].actual.microusd + min(hold.worst.microusd for hold in again)
+        outcome = bought(
+            tmp_path, server, count=2, batch_size=1, caps=Caps(microusd=firsts), partial=True
+        )
+    assert outcome.sent == 2
 
 
 def test_an_endpoint_that_breaks_its_limit_gets_no_further_batch(tmp_path: Path) -> None:

@@ -187,6 +187,25 @@ def test_unreadable_answers_are_asked_again_once(tmp_path: Path) -> None:
     assert any(len(stored) == 2 for stored in answers.values())
 
 
+def test_asking_again_that_cannot_be_paid_keeps_no_other_row_from_being_asked(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, "--truncated-share", "1") as server:
+        alone = job(tmp_path / "alone", server.url, count=1)
+        (row,) = worker.annotate(alone).annotations
+        with Database(alone.books, read_only=True) as database:
+            first, _second = Store(database).answers([row.key])[row.key]
+        before = server.bill()
+        # Room for the other row's question, but not for the longer one that asks this row again.
+        both = job(tmp_path / "both", server.url, count=2, in_flight=1, partial=True)
+        cap = first.cost_microusd + _dearest(both)
+        outcome = worker.annotate(replace(both, caps=Caps(microusd=cap)))
+        bill = server.bill()
+    assert bill["requests"] - before["requests"] == outcome.sent == 2
+    assert bill["microusd"] - before["microusd"] == spent(outcome) <= cap
+    assert "of budget 'test' leaves" in outcome.reason or outcome.status == "complete"
+
+
 def test_rows_fail_alone_when_nobody_answers(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         url = server.url
