@@ -19,6 +19,7 @@ from typing import Any
 
 from alkd_ray import __version__
 from alkd_ray.config import canonical_hash
+from alkd_ray.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,15 @@ def produce(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return StageOutput(stage, key, folder, False, seconds)
+
+
+def found(root: Path, stage: str, key: str, storage: None = None) -> StageOutput:
+    """The output with a known key."""
+    folder = root / stage / key
+    record = folder / "stage.json"
+    if not record.is_file():
+        raise InputError(f"{folder}: there is no such output")
+    return StageOutput(stage, key, folder, True, json.loads(record.read_text("utf-8"))["seconds"])
 
 
 def write_json(path: Path, value: Any) -> None:

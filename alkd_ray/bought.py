@@ -72,12 +72,23 @@ class Bought:
             "tokens": ledger["settled"]["tokens"],
         }
 
-    def rankings(self, seed: int) -> tuple[IntArray, tuple[IntArray, ...]]:
-        """Session ids ``[R]`` and rankings of one seed, failed rows left out, in pick order."""
+    def costs_by_request(self) -> dict[str, int]:
+        """Key of each ranking request that was answered or failed -> what it cost, in microusd."""
         table = pq.read_table(
-            self.output.folder / "rankings.parquet",
-            filters=[("seed", "=", seed), ("failure", "=", "")],
+            self.output.folder / "rankings.parquet", columns=["key", "cost_microusd"]
         )
-        return table["session_id"].to_numpy(), tuple(
-            np.asarray(row, np.int64) for row in table["ranking"].to_pylist()
-        )
+        return dict(zip(table["key"].to_pylist(), table["cost_microusd"].to_pylist(), strict=True))
+
+    def rankings(self, seed: int) -> tuple[IntArray, tuple[IntArray, ...]]:
+        """:func:`rankings_of` its output."""
+        return rankings_of(self.output, seed)
+
+
+def rankings_of(output: StageOutput, seed: int) -> tuple[IntArray, tuple[IntArray, ...]]:
+    """Session ids ``[R]`` and rankings of one seed, failed rows left out, in pick order."""
+    table = pq.read_table(
+        output.folder / "rankings.parquet", filters=[("seed", "=", seed), ("failure", "=", "")]
+    )
+    return table["session_id"].to_numpy(), tuple(
+        np.asarray(row, np.int64) for row in table["ranking"].to_pylist()
+    )

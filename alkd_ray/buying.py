@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -109,50 +110,143 @@ def annotate(
     A pass that ended complete is found again by its inputs. Any other is kept under the hash of
     what it has got so far, so that a later run, with a larger cap, goes on.
     """
-    config = context.config
-    inputs = {"dataset": questions.dataset.key}
-    for seed in config.seeds:
-        inputs[f"candidates {seed}"] = questions.candidates[seed].key
-        inputs[f"hints {seed}"] = questions.hints[seed].key
-    settings = {
-        "llm": config.llm.model_dump(),
-        "wanted": config.annotation.wanted,
-        "max_output_tokens": config.annotation.max_output_tokens,
-        "prompt": RANK_VERSION,
-        "parser": PARSER_VERSION,
-    }
-    teacher = worker.teacher_of(config.llm)
-    if isinstance(teacher, RecordedTeacher):
-        inputs["recording"] = teacher.fingerprint
-    key = artifacts.stage_key("annotation", 1, inputs, settings, None)
-    meter = Meter()
-    if not (context.root / "annotation" / key).is_dir():
+    [bought] = annotate_together([(context, questions)], run, run_id, before)
+    return bought
+
+
+def annotate_together(
+    asking: Sequence[tuple[Context, Questions]], run: Annotate, run_id: str, before: Before
+) -> list[Bought]:
+    """Buys what several runs ask in one pass, equal requests once; an output for each of them.
+
+    They share root and budget. Runs that ask in another way (another LLM, say) take another pass.
+    """
+    parts = [_Part.of(context, questions) for context, questions in asking]
+    to_do = [part for part in parts if not part.is_there]
+    if to_do:
         before()
-        asked = _requests(context, questions)
-        context.listener.stage_started("annotation", None)
-        job = job_of(context, questions.dataset, tuple(asked.values()), run_id)
-        outcome = run(job, _told(context, meter))
-        meter.finish(outcome)
-        if outcome.status != "complete":
-            settings = {**settings, "so far": _digest(outcome)}
-    else:
-        asked, outcome = {}, None
+    for group in _by_way_of_asking(to_do):
+        _buy(group, run, run_id)
+    return [part.kept() for part in parts]
 
-    def make(folder: Path) -> None:
-        assert outcome is not None
-        _write(folder, context, questions, asked, outcome)
-        artifacts.write_json(folder / "progress.json", [asdict(p) for p in meter.history])
 
-    output = context.produce("annotation", make, version=1, inputs=inputs, settings=settings)
-    found = json.loads((output.folder / "outcome.json").read_text("utf-8"))
-    return Bought(
-        output,
-        found["status"],
-        found["reason"],
-        Cost(**found["cost"]),
-        found["answered"],
-        found["failed"],
-    )
+def is_bought(context: Context, questions: Questions) -> bool:
+    """Whether all that a run asks was bought, and nothing would be sent for it."""
+    return _Part.of(context, questions).is_there
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one run asks, and what came of it.
+
+    Attributes:
+        context: the run.
+        questions: what its requests are made from.
+        inputs: keys of these.
+        settings: what else decides the output.
+        asked: content of the question -> request, over all seeds, in seed and pick order.
+        found: content of the question -> annotation.
+        outcome: how the pass ended, from this run's point of view.
+        history: the points of the pass, when it was for this run alone.
+    """
+
+    context: Context
+    questions: Questions
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+    asked: dict[str, RankRequest] = field(default_factory=dict)
+    found: dict[str, Annotation] = field(default_factory=dict)
+    outcome: AnnotationOutcome | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, context: Context, questions: Questions) -> _Part:
+        config = context.config
+        inputs = {"dataset": questions.dataset.key}
+        for seed in config.seeds:
+            inputs[f"candidates {seed}"] = questions.candidates[seed].key
+            inputs[f"hints {seed}"] = questions.hints[seed].key
+        teacher = worker.teacher_of(config.llm)
+        if isinstance(teacher, RecordedTeacher):
+            inputs["recording"] = teacher.fingerprint
+        settings = {
+            "llm": config.llm.model_dump(),
+            "wanted": config.annotation.wanted,
+            "max_output_tokens": config.annotation.max_output_tokens,
+            "prompt": RANK_VERSION,
+            "parser": PARSER_VERSION,
+        }
+        return cls(context, questions, inputs, settings)
+
+    @property
+    def is_there(self) -> bool:
+        key = artifacts.stage_key("annotation", 1, self.inputs, self.settings, None)
+        return (self.context.root / "annotation" / key).is_dir()
+
+    def ended(self, outcome: AnnotationOutcome, by_request: dict[str, Annotation]) -> None:
+        """Takes its part of a pass."""
+        self.found = {name: by_request[name] for name in self.asked if name in by_request}
+        annotations = tuple(self.found.values())
+        status, reason = outcome.status, outcome.reason
+        if status != "breached" and len(annotations) == len(self.asked):
+            failed = sum(bool(annotation.failure) for annotation in annotations)
+            status = "partial" if failed else "complete"
+            reason = f"{failed} of {len(annotations)} rows failed" if failed else ""
+        self.outcome = replace(outcome, annotations=annotations, status=status, reason=reason)
+        if status != "complete":
+            self.settings = {**self.settings, "so far": _digest(self.outcome)}
+
+    def kept(self) -> Bought:
+        """The stage's output, new or found."""
+
+        def make(folder: Path) -> None:
+            assert self.outcome is not None
+            _write(folder, self)
+            artifacts.write_json(folder / "progress.json", self.history)
+
+        output = self.context.produce(
+            "annotation", make, version=1, inputs=self.inputs, settings=self.settings
+        )
+        found = json.loads((output.folder / "outcome.json").read_text("utf-8"))
+        return Bought(
+            output,
+            found["status"],
+            found["reason"],
+            Cost(**found["cost"]),
+            found["answered"],
+            found["failed"],
+        )
+
+
+def _by_way_of_asking(parts: Sequence[_Part]) -> list[list[_Part]]:
+    groups: dict[str, list[_Part]] = {}
+    for part in parts:
+        config = part.context.config
+        way = [config.llm.model_dump(), config.annotation.model_dump(), part.questions.dataset.key]
+        groups.setdefault(canonical_hash(way), []).append(part)
+    return list(groups.values())
+
+
+def _buy(group: Sequence[_Part], run: Annotate, run_id: str) -> None:
+    """One pass over what a group asks."""
+    context = group[0].context
+    together: dict[str, RankRequest] = {}
+    for part in group:
+        part.asked = _requests(part.context, part.questions)
+        together |= part.asked
+    context.listener.stage_started("annotation", None)
+    meter = Meter()
+    job = job_of(context, group[0].questions.dataset, tuple(together.values()), run_id)
+    outcome = run(job, _told(context, meter))
+    meter.finish(outcome)
+    identities = list(together)
+    by_request = {identities[a.row]: a for a in outcome.annotations}
+    if len(group) == 1:
+        group[0].history = [asdict(point) for point in meter.history]
+    else:  # no run of several sent this by itself
+        outcome = replace(outcome, sent=0, reused=0, seconds=0.0)
+    for part in group:
+        part.ended(outcome, by_request)
 
 
 def _requests(context: Context, questions: Questions) -> dict[str, RankRequest]:
@@ -193,20 +287,14 @@ def _identity(request: RankRequest) -> str:
     return canonical_hash([request.session_id, request.candidates.tolist(), request.hints])
 
 
-def _write(
-    folder: Path,
-    context: Context,
-    questions: Questions,
-    asked: dict[str, RankRequest],
-    outcome: AnnotationOutcome,
-) -> None:
-    identities = list(asked)
-    by_request = {identities[a.row]: a for a in outcome.annotations}
+def _write(folder: Path, part: _Part) -> None:
+    context, questions, outcome = part.context, part.questions, part.outcome
+    assert outcome is not None
     rows = []
     for seed in context.config.seeds:
         for identity, _ in _asked_by(context, questions, seed):
-            if identity in by_request:
-                rows.append({"seed": seed, **_row(by_request[identity])})
+            if identity in part.found:
+                rows.append({"seed": seed, **_row(part.found[identity])})
     schema = pa.schema(
         [
             ("seed", pa.int64()),
@@ -232,7 +320,7 @@ def _write(
         hints_microusd=sum(hint["cost_microusd"] for hint in paid_hints.values()),
         tokens=sum(a.prompt_tokens + a.completion_tokens for a in outcome.annotations)
         + sum(hint["prompt_tokens"] + hint["completion_tokens"] for hint in paid_hints.values()),
-        requests=len(asked),
+        requests=len(part.asked),
         sent=outcome.sent,
         seconds=round(outcome.seconds, 3),
     )

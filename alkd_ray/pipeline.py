@@ -151,9 +151,10 @@ def _approve(
 
 def _distil(context: stages.Context, result: RunResult) -> Iterator[str]:
     data, teacher, student = result.dataset, result.by_seed["teacher"], result.by_seed["student"]
+    rankings = result.annotation.output if result.annotation else None
     result.make(
         "distilled",
-        lambda s: stages.distil(context, data, teacher[s], student[s], result.annotation, s),
+        lambda s: stages.distil(context, data, teacher[s], student[s], rankings, s),
     )
     yield "distillation"
 

@@ -54,12 +54,12 @@ class SharedPlan:
 
     Attributes:
         plan: equal questions count once.
-        trials: how many runs.
+        settings: how many runs.
         unshared: requests that they would send if each asked for itself.
     """
 
     plan: Plan
-    trials: int
+    settings: int
     unshared: int
 
 
@@ -88,30 +88,34 @@ def plan(context: Context, inputs: Inputs) -> Plan | None:
     return found.plan if found else None
 
 
-def plan_together(trials: Sequence[tuple[Context, Inputs]]) -> SharedPlan | None:
+def plan_together(
+    runs: Sequence[tuple[Context, Inputs]], settings: Sequence[int] = ()
+) -> SharedPlan | None:
     """What several runs below one root and budget will cost when equal questions are asked once.
 
-    Sends nothing. None where all are replayed from recordings.
+    Sends nothing. None where all are replayed from recordings. ``settings`` says how many settings
+    each run stands for; default: one.
     """
-    context, _ = trials[0]
+    context, _ = runs[0]
+    settings = settings or [1] * len(runs)
     left = buying.caps(context.config)
     tallies: dict[tuple[str, str, str], _Tally] = {}
     unshared = 0
     with _store(context) as store:
         if store is not None:
             left = _left(Ledger(store.database), context.config, left)
-        for trial in trials:
-            asked = questions_of(*trial, store)
+        for run, count in zip(runs, settings, strict=True):
+            asked = questions_of(*run, store)
             if asked is None:
                 continue
-            annotation = trial[0].config.annotation
+            annotation = run[0].config.annotation
             kind = (asked.endpoint.identity, asked.endpoint.model, annotation.mode)
             tally = tallies.setdefault(kind, _Tally(asked.endpoint, annotation))
-            unshared += tally.add(asked, store)
+            unshared += count * tally.add(asked, store)
         plans = [found for tally in tallies.values() for found in tally.plans(store, left)]
     if not plans:
         return None
-    return SharedPlan(functools.reduce(planning.together, plans), len(trials), unshared)
+    return SharedPlan(functools.reduce(planning.together, plans), sum(settings), unshared)
 
 
 @dataclass(slots=True)

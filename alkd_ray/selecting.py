@@ -16,7 +16,7 @@ from alkd_ray import sessions as windows_of
 from alkd_ray.artifacts import StageOutput
 from alkd_ray.errors import InputError
 from alkd_ray.scoring import ScoreJob, write_shards
-from alkd_ray.seeds import numpy_stream
+from alkd_ray.seeds import derive, hash_uniform
 from alkd_ray.stages import Context
 from alkd_ray.types import DifficultyScores, IntArray, Selection
 
@@ -179,7 +179,7 @@ def candidates(
             missing = ~(top == chosen.targets[:, None]).any(1)
             top[missing, -1] = chosen.targets[missing]
         if config.order == "shuffled":
-            top = numpy_stream(seed, "candidate order").permuted(top, axis=1)
+            top = _shuffled(top, ids, seed)
         pq.write_table(
             pa.table({"session_id": ids, "candidates": list(top)}), folder / "candidates.parquet"
         )
@@ -187,11 +187,21 @@ def candidates(
     return context.produce(
         "candidates",
         make,
-        version=1,
+        version=2,
         inputs={"dataset": imported.key, "teacher": teacher.key, "selection": selected.key},
         settings={**config.model_dump(), "window": context.config.data.window},
         seed=seed,
     )
+
+
+def _shuffled(top: IntArray, session_ids: IntArray, seed: int) -> IntArray:
+    """Each row of ``top`` ``[B, C]`` in an order that hangs on seed and session alone.
+
+    So that a session is asked about in the same words whatever selected it, and is paid for once.
+    """
+    cells = session_ids[:, None] * top.shape[1] + np.arange(top.shape[1])  # [B, C]
+    order = np.argsort(hash_uniform(derive(seed, "candidate order"), cells), axis=1)
+    return np.take_along_axis(top, order, axis=1)
 
 
 def load_candidates(output: StageOutput) -> tuple[IntArray, list[IntArray]]:

@@ -6,20 +6,24 @@ called, in order, by :mod:`alkd_ray.pipeline` alone.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from alkd_ray import artifacts, datasets, registry
 from alkd_ray import sessions as windows_of
 from alkd_ray.artifacts import StageOutput
-from alkd_ray.bought import Bought
+from alkd_ray.bought import rankings_of
 from alkd_ray.config import ModelConfig, RunConfig
 from alkd_ray.seeds import torch_stream
+
+# Told of a training's step and best validation metric so far; may raise to end it.
+Watch = Callable[[int, float], None]
 
 
 class Listener(Protocol):
@@ -38,6 +42,19 @@ class Listener(Protocol):
         ...
 
 
+class Silent:
+    """A listener that says nothing: of many at once, each has no bar of its own."""
+
+    def stage_started(self, stage: str, seed: int | None) -> None:
+        """Nothing."""
+
+    def stage_finished(self, output: StageOutput, seed: int | None) -> None:
+        """Nothing."""
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What every stage needs beside its inputs."""
@@ -45,6 +62,11 @@ class Context:
     config: RunConfig
     root: Path
     listener: Listener
+
+    @property
+    def storage(self) -> None:
+        """Where outputs are shared; none yet."""
+        return None
 
     def produce(
         self,
@@ -91,8 +113,13 @@ def import_sessions(context: Context) -> StageOutput:
 
 
 def load_dataset(imported: StageOutput) -> datasets.Dataset:
-    """The dataset of an import's output."""
-    return datasets.read(imported.folder / "dataset")
+    """The dataset of an import's output; one that was just read is not read again."""
+    return _read(imported.folder)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(folder: Path) -> datasets.Dataset:
+    return datasets.read(folder / "dataset")
 
 
 def pretrain(context: Context, role: str, imported: StageOutput, seed: int) -> StageOutput:
@@ -133,15 +160,28 @@ def pretrain(context: Context, role: str, imported: StageOutput, seed: int) -> S
         )
         _write_history(folder, result)
 
-    return context.produce(
-        "pretrain",
-        make,
-        version=1,
-        inputs={"dataset": imported.key},
-        settings={"role": role, "model": model.model_dump(), "window": window},
-        seed=seed,
-        of=role,
-    )
+    return context.produce("pretrain", make, of=role, **_pretraining(context, role, imported, seed))
+
+
+def is_pretrained(context: Context, role: str, imported: StageOutput, seed: int) -> bool:
+    """Whether :func:`pretrain` has nothing to do."""
+    key = artifacts.stage_key("pretrain", **_pretraining(context, role, imported, seed))
+    return (context.root / "pretrain" / key).is_dir()
+
+
+def _pretraining(context: Context, role: str, imported: StageOutput, seed: int) -> dict[str, Any]:
+    """What decides a pretrained model."""
+    model: ModelConfig = getattr(context.config, role)
+    return {
+        "version": 1,
+        "inputs": {"dataset": imported.key},
+        "settings": {
+            "role": role,
+            "model": model.model_dump(),
+            "window": context.config.data.window,
+        },
+        "seed": seed,
+    }
 
 
 def distil(
@@ -149,8 +189,9 @@ def distil(
     imported: StageOutput,
     teacher: StageOutput,
     student: StageOutput,
-    bought: Bought | None,
+    rankings: StageOutput | None,
     seed: int,
+    watch: Watch | None = None,
 ) -> StageOutput:
     """The distilled student: ``checkpoint/`` and ``history.json``.
 
@@ -159,8 +200,9 @@ def distil(
         imported: the dataset.
         teacher: the conventional teacher.
         student: the pretrained student, from whose weights distillation starts.
-        bought: the rankings; None for methods that read none.
+        rankings: the annotation's output; None for methods that read none.
         seed: the run's seed.
+        watch: looks at the training, if it is not there already.
     """
     from alkd_ray.distillation import Knowledge
     from alkd_ray.training import checkpoint
@@ -169,12 +211,12 @@ def distil(
     options = registry.options("distillation", config.method, config.options)
     window = context.config.data.window
     inputs = {"dataset": imported.key, "teacher": teacher.key, "student": student.key}
-    if bought is not None:
-        inputs["rankings"] = bought.output.key
+    if rankings is not None:
+        inputs["rankings"] = rankings.key
 
     def make(folder: Path) -> None:
         sessions = load_dataset(imported).sessions
-        ids, rankings = bought.rankings(seed) if bought else (np.zeros(0, np.int64), ())
+        ids, ranked = rankings_of(rankings, seed) if rankings else (np.zeros(0, np.int64), ())
         model = checkpoint.load(student.folder / "checkpoint")
         result = registry.build("distillation", config.method, config.options).distill(
             model,
@@ -183,12 +225,12 @@ def distil(
                 valid=windows_of.of_split(sessions, "valid"),
                 window=window,
                 ranked_ids=ids,
-                rankings=rankings,
+                rankings=ranked,
                 teacher=checkpoint.load(teacher.folder / "checkpoint"),
             ),
             config.training,
             seed,
-            _step_progress(context, "distilled", config.training.metric),
+            _step_progress(context, "distilled", config.training.metric, watch),
         )
         backbone = context.config.student
         checkpoint.save(
@@ -219,21 +261,26 @@ def distil(
 
 
 def evaluate(
-    context: Context, imported: StageOutput, model: StageOutput, role: str, seed: int
+    context: Context,
+    imported: StageOutput,
+    model: StageOutput,
+    role: str,
+    seed: int,
+    split: Literal["test", "valid"] = "test",
 ) -> StageOutput:
-    """``ranks.parquet``: the rank of every test session's target under one checkpoint."""
+    """``ranks.parquet``: the rank of every target of a split under one checkpoint."""
     from alkd_ray.evaluation import ranks
     from alkd_ray.training import checkpoint
 
     def make(folder: Path) -> None:
-        test = windows_of.of_split(load_dataset(imported).sessions, "test")
+        sessions = windows_of.of_split(load_dataset(imported).sessions, split)
         found = ranks.rank_targets(
-            checkpoint.load(model.folder / "checkpoint"), test, context.config.data.window
+            checkpoint.load(model.folder / "checkpoint"), sessions, context.config.data.window
         )
         ranks.write_ranks(found, folder / "ranks.parquet")
 
     return context.produce(
-        "evaluation",
+        "evaluation" if split == "test" else "validation",
         make,
         version=1,
         inputs={"dataset": imported.key, "model": model.key},
@@ -265,8 +312,12 @@ def evaluate_baseline(context: Context, imported: StageOutput, name: str) -> Sta
     )
 
 
-def _step_progress(context: Context, what: str, metric: str) -> Callable[[int, int, float], None]:
+def _step_progress(
+    context: Context, what: str, metric: str, watch: Watch | None = None
+) -> Callable[[int, int, float], None]:
     def report(step: int, most: int, best: float) -> None:
+        if watch is not None:
+            watch(step, best)
         context.listener.progress(step, most, f"{what}: best {metric} {best:.4f}")
 
     return report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -51,7 +51,7 @@ class RunDisplay:
         self.name = ""
         self.started = self.last_line = time.monotonic()
 
-    def __enter__(self) -> RunDisplay:
+    def __enter__(self) -> Self:
         if self.live:
             self.view.start()
         return self

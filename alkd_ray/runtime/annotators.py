@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alkd_ray.annotation import passes, worker
 from alkd_ray.annotation.asking import Asker, AskingSettings
@@ -31,7 +30,7 @@ from alkd_ray.annotation.questions import RankQuestions
 from alkd_ray.annotation.worker import AnnotationJob, LocalDesk, Tell
 from alkd_ray.errors import AlkdError
 from alkd_ray.llm_teachers import Endpoint, RecordedTeacher
-from alkd_ray.runtime.cluster import ensure_ray
+from alkd_ray.runtime.cluster import ensure_ray, this_node
 from alkd_ray.types import AnnotationOutcome
 
 # Asking is waiting; an annotator must not keep a CPU from others.
@@ -231,7 +230,7 @@ class _Driver:
         self.secrets = _Secrets(_keys_environment(endpoint))
         # An endpoint of this machine is not to be found from another node.
         is_local = urlsplit(endpoint.base_url).hostname in ("127.0.0.1", "localhost", "::1")
-        self.placed: dict[str, Any] = {"scheduling_strategy": _here()} if is_local else {}
+        self.placed: dict[str, Any] = {"scheduling_strategy": this_node()} if is_local else {}
         self.questions = ray.put(questions)
         self.desk: Any = (
             ray.remote(_Desk)
@@ -239,7 +238,7 @@ class _Driver:
                 num_cpus=ACTOR_CPUS,
                 max_restarts=DESK_RESTARTS,
                 max_task_retries=0,
-                scheduling_strategy=_here(),
+                scheduling_strategy=this_node(),
             )
             .remote(_Secrets(_books_environment(job)))
         )
@@ -337,11 +336,6 @@ def _said_by_actor(error: RayTaskError) -> BaseException:
     """What the actor's code raised, if it is meant for the user, else the whole."""
     cause = error.cause
     return cause if isinstance(cause, AlkdError) else error
-
-
-def _here() -> NodeAffinitySchedulingStrategy:
-    """This node: the books are on its disk."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _books_environment(job: AnnotationJob) -> dict[str, str]:

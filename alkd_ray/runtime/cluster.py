@@ -7,12 +7,20 @@ import logging
 import os
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 # Set before Ray starts, so that its processes inherit it; whoever wants to see more sets his own.
 QUIET_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_LOG_LEVEL": "ERROR",
+}
+
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
 }
 
 
@@ -43,3 +51,17 @@ def shutdown() -> None:
     """Ends this process's connection, and the Ray that it started."""
     if ray.is_initialized():
         ray.shutdown()
+
+
+def this_node() -> NodeAffinitySchedulingStrategy:
+    """Where something must run to reach what this process reaches: its own node."""
+    node = ray.get_runtime_context().get_node_id()
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def quiet_tune() -> None:
+    """Keeps Tune from printing tables, writing files of its own, and catching Ctrl-C."""
+    for name, value in TUNE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from alkd_ray.pipeline import Engines
 from alkd_ray.plans import Reread, SharedPlan
 from alkd_ray.results import RunResult
 from alkd_ray.runtime._mlflow_connection import without_password
+from alkd_ray.runtime.threads import one_thread
 from alkd_ray.scoring import ScoreJob, score_in_process
 from alkd_ray.stages import Context, Listener
 
@@ -64,7 +64,7 @@ def execute(
     A tracking server that cannot be reached loses nothing: the run is on disk, the warning says
     so, and the same command logs it later.
     """
-    _one_thread()
+    one_thread()
     root = artifacts.run_root()
     root.mkdir(parents=True, exist_ok=True)
     try:
@@ -73,7 +73,7 @@ def execute(
             engines = replace(engines, approve=approve)
         result = pipeline.run(config, root, listener, engines, until)
     finally:
-        _end_ray()
+        end_ray()
     record = root / "records" / result.run_id / "run.json"
     record.parent.mkdir(parents=True, exist_ok=True)
     earlier = _earlier(record)
@@ -102,14 +102,17 @@ def plan(config: RunConfig, listener: Listener) -> Plan | None:
     return None if found is None else plans.plan(*found)
 
 
-def plan_sweep(trials: Sequence[RunConfig], listener: Listener) -> SharedPlan | None:
-    """What the trials of a sweep will cost together; None for recordings. Sends nothing.
+def plan_together(
+    configs: Sequence[RunConfig], settings: Sequence[int], listener: Listener
+) -> SharedPlan | None:
+    """What several runs will cost together; None for recordings. Sends nothing.
 
-    What trials share (data, training, scores) is made once.
+    What they share (data, training, scores) is made once. ``settings``: see
+    :func:`alkd_ray.plans.plan_together`.
     """
-    found = [_before_the_first_request(config, listener) for config in trials]
-    asked = [trial for trial in found if trial is not None]
-    return plans.plan_together(asked) if asked else None
+    found = [_before_the_first_request(config, listener) for config in configs]
+    asked = [(run, n) for run, n in zip(found, settings, strict=True) if run is not None]
+    return plans.plan_together(*map(list, zip(*asked, strict=True))) if asked else None
 
 
 def reread(config: RunConfig, listener: Listener) -> Reread | None:
@@ -121,13 +124,13 @@ def reread(config: RunConfig, listener: Listener) -> Reread | None:
 def _before_the_first_request(
     config: RunConfig, listener: Listener
 ) -> tuple[Context, plans.Inputs] | None:
-    _one_thread()
+    one_thread()
     root = artifacts.run_root()
     root.mkdir(parents=True, exist_ok=True)
     try:
         result = pipeline.run(config, root, listener, engines_of(config, root), "candidates")
     finally:
-        _end_ray()
+        end_ray()
     if "candidates" not in result.by_seed:
         return None
     by_seed = result.by_seed
@@ -209,19 +212,8 @@ def _rows(shards: Path) -> int:
     return arrow_dataset.dataset(shards, format="parquet").count_rows()
 
 
-def _one_thread() -> None:
-    """One torch thread, unless ``OMP_NUM_THREADS`` says otherwise.
-
-    Models this small gain little from more, sums come out the same whatever the machine, and
-    threads that wait for each other on a busy machine make training several times slower.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        import torch
-
-        torch.set_num_threads(1)
-
-
-def _end_ray() -> None:
+def end_ray() -> None:
+    """Ends Ray, if this process began it."""
     import sys
 
     if "ray" in sys.modules:

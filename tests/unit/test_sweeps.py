@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from alkd_ray import sweeps
+from alkd_ray.config import RunConfig
 from alkd_ray.errors import InputError
+from alkd_ray.sweeps import config as sweeps
 
 SHIPPED = sorted((Path(__file__).parents[2] / "tune_configs" / "sweeps").glob("*.yaml"))
 RUN = {"data": {"source": "synthetic", "options": {"size": "tiny"}}}
@@ -21,16 +22,21 @@ def written(folder: Path, **fields: object) -> Path:
     return file
 
 
+def settings(*given: object) -> tuple[sweeps.Sweep, list[RunConfig]]:
+    sweep = sweeps.load(*given)  # type: ignore[arg-type]
+    return sweep, [sweep.of(point) for point in sweeps.points(sweep.config)]
+
+
 def test_grids_are_crossed_and_share_name_and_seeds(tmp_path: Path) -> None:
     over = {
         "selection.budget": {"grid": [10, 20]},
         "selection.strategy": {"grid": ["random", "rad-bc"]},
     }
-    sweep, trials = sweeps.load(written(tmp_path, over=over, seeds=[4, 5]), ["student.dim=7"])
+    sweep, trials = settings(written(tmp_path, over=over, seeds=[4, 5]), ["student.dim=7"])
     assert [(t.selection.budget, t.selection.strategy) for t in trials] == [
         (10, "random"), (10, "rad-bc"), (20, "random"), (20, "rad-bc"),
     ]  # fmt: skip
-    assert {t.name for t in trials} == {sweep.name} == {"many"}
+    assert {t.name for t in trials} == {sweep.config.name} == {"many"}
     assert all(t.seeds == [4, 5] and t.student.dim == 7 for t in trials)
 
 
@@ -43,8 +49,8 @@ def test_draws_are_repeatable_and_keep_to_their_ranges(tmp_path: Path) -> None:
         "candidates.size": {"grid": [30, 40]},
     }
     file = written(tmp_path, over=over, samples=100)
-    _, trials = sweeps.load(file)
-    assert trials == sweeps.load(file)[1]
+    _, trials = settings(file)
+    assert trials == settings(file)[1]
     assert len(trials) == 200
     rates = np.array([t.student.training.learning_rate for t in trials])
     assert rates.min() >= 1e-4
@@ -58,12 +64,12 @@ def test_draws_are_repeatable_and_keep_to_their_ranges(tmp_path: Path) -> None:
 def test_a_run_may_be_a_file_beside_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(RUN | {"student": {"dim": 9}}))
     file = written(tmp_path, run="base.yaml", over={"selection.budget": {"grid": [3]}})
-    assert sweeps.load(file)[1][0].student.dim == 9
+    assert settings(file)[1][0].student.dim == 9
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_every_sweep_that_ships_is_valid(file: Path) -> None:
-    assert len(sweeps.load(file)[1]) > 1
+    assert len(settings(file)[1]) > 1
 
 
 @pytest.mark.parametrize(
@@ -84,4 +90,4 @@ def test_what_is_wrong_with_a_sweep_is_said(
     tmp_path: Path, fields: dict[str, object], said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
-        sweeps.load(written(tmp_path, **fields))
+        settings(written(tmp_path, **fields))

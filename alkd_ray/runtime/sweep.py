@@ -1,0 +1,276 @@
+"""Runs a sweep: what is shared first, then the trials, then the finalists on the test sessions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from alkd_ray import __version__, artifacts
+from alkd_ray.config import RunConfig
+from alkd_ray.errors import InputError
+from alkd_ray.plans import SharedPlan
+from alkd_ray.runtime import driver
+from alkd_ray.runtime.threads import one_thread
+from alkd_ray.stages import Listener
+from alkd_ray.sweeps import journal as journals
+from alkd_ray.sweeps import shared as sharing
+from alkd_ray.sweeps import trials as one_trial
+from alkd_ray.sweeps.config import Sweep, points
+from alkd_ray.sweeps.journal import Journal
+from alkd_ray.sweeps.queue import TrialQueue
+from alkd_ray.sweeps.records import Setting, Trial, TrialRecord
+from alkd_ray.sweeps.rungs import Rungs
+from alkd_ray.sweeps.search import purchases, search_of
+from alkd_ray.sweeps.shared import Shared
+from alkd_ray.sweeps.standings import Standing, finalists, standings
+from alkd_ray.types import RunStatus
+
+
+class SweepListener(Listener, Protocol):
+    """Told how a sweep goes on."""
+
+    def trials(self, queue: TrialQueue, found: Sequence[Standing]) -> None:
+        """Some trials are over, or given out."""
+        ...
+
+    def shared(self, shared: Shared) -> None:
+        """What the trials share is there."""
+        ...
+
+
+@dataclass(slots=True)
+class SweepOutcome:
+    """How a sweep ended.
+
+    Attributes:
+        sweep: the sweep.
+        folder: where journal and report lie.
+        status: ``partial`` = some trials failed; ``stopped``, ``breached`` = by the cap.
+        reason: why, when it is not complete.
+        shared: what was prepared and bought.
+        standings: the settings, best first.
+        records: trial -> what became of it.
+        tested: trial of a finalist -> role -> key of its ranks of the test sessions.
+    """
+
+    sweep: Sweep
+    folder: Path
+    status: RunStatus
+    reason: str
+    shared: Shared
+    standings: list[Standing] = field(default_factory=list)
+    records: dict[str, TrialRecord] = field(default_factory=dict)
+    tested: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def execute(
+    sweep: Sweep,
+    listener: SweepListener,
+    approve: Callable[[SharedPlan], None],
+    resume: bool = False,
+) -> SweepOutcome:
+    """Runs a sweep, or goes on with one; what was finished before is not done again.
+
+    Args:
+        sweep: the sweep.
+        listener: told how it goes on.
+        approve: shown what will be paid, for all trials, before anything is sent.
+        resume: there must be something to go on with.
+
+    Raises:
+        InputError: a setting is no valid config, or there is nothing to resume.
+        AlkdError: another process runs it.
+    """
+    one_thread()
+    root = artifacts.run_root()
+    folder = journals.folder_of(sweep)
+    if resume and not (folder / journals.FILE).is_file():
+        raise InputError(
+            f"{folder}: there is no such sweep to resume; leave out --resume, or give the same "
+            "file and key=value that it was begun with"
+        )
+    try:
+        with Journal(folder) as journal:
+            return _run(sweep, root, folder, journal, listener, approve)
+    finally:
+        driver.end_ray()
+
+
+def plan(sweep: Sweep, listener: Listener) -> tuple[int, SharedPlan | None]:
+    """How many settings there are, and what they cost together; None for recordings.
+
+    Sends nothing. Makes what comes before the requests, shared parts once.
+    """
+    settings = {setting.id: setting for setting in map(Setting, _prepared_points(sweep))}
+    configs = [sweep.of(setting.point) for setting in settings.values()]
+    different = {sharing.purchase_of(config): config for config in configs}
+    counts = Counter(map(sharing.purchase_of, configs))
+    found = driver.plan_together(
+        list(different.values()), [counts[purchase] for purchase in different], listener
+    )
+    return len(settings), found
+
+
+def _run(
+    sweep: Sweep,
+    root: Path,
+    folder: Path,
+    journal: Journal,
+    listener: SweepListener,
+    approve: Callable[[SharedPlan], None],
+) -> SweepOutcome:
+    config = sweep.config
+    earlier = {
+        name: record
+        for name, record in journals.trials(journals.read(folder)).items()
+        if record.status != "failed"  # those are tried again
+    }
+    configs = _Configs(sweep)
+    settings = [Setting(point) for point in _prepared_points(sweep)]
+    by_setting = {setting.id: configs(setting) for setting in settings}
+    _check_scheduler(sweep, by_setting.values())
+    journal.add("begun", sweep=sweep.sweep_id, code_version=__version__, config=config.model_dump())
+    shared = sharing.prepare(
+        by_setting,
+        sweep.sweep_id,
+        root,
+        listener,
+        driver.engines_of(next(iter(by_setting.values())), root),
+        _train_of(sweep),
+        approve,
+    )
+    journal.add(
+        "shared",
+        **{name: getattr(shared, name) for name in shared.__slots__ if name != "by_purchase"},
+    )
+    listener.shared(shared)
+    outcome = SweepOutcome(sweep, folder, shared.status, shared.reason, shared)
+    if shared.ends_the_sweep:
+        return outcome
+
+    known = standings(earlier.values(), config.metric, sweep.seeds)
+    queue = TrialQueue(
+        search_of(config, {s.setting.id: (s.setting, s.mean) for s in known if s.is_whole}),
+        lambda setting: shared.trials(setting, configs(setting)),
+        lambda setting: configs(setting).student.backbone,
+        config.metric,
+        len(sweep.seeds),
+        earlier,
+    )
+
+    def tell(records: list[TrialRecord]) -> None:
+        new = [record for record in records if not queue.knows(record)]
+        if new:
+            journal.add_trials(new)
+        for record in records:
+            queue.tell(record)
+        listener.trials(queue, standings(queue.records.values(), config.metric, sweep.seeds))
+
+    rungs = Rungs(config.asha, earlier.values()) if config.scheduler == "asha" else None
+    listener.trials(queue, known)
+    if not queue.is_over:
+        if config.engine == "ray":
+            from alkd_ray.runtime import packs
+
+            packs.run(sweep, root, queue, rungs, tell)
+        else:
+            _run_here(sweep, root, queue, rungs, tell)
+    outcome.records = queue.records
+    outcome.standings = standings(queue.records.values(), config.metric, sweep.seeds)
+    _test_finalists(outcome, configs, root, journal, listener)
+    failed = sum(record.status == "failed" for record in queue.records.values())
+    if failed and outcome.status == "complete":
+        outcome.status = "partial"
+        outcome.reason = f"{failed} of {len(queue.records)} trials failed"
+    journal.add("ended", status=outcome.status, reason=outcome.reason)
+    return outcome
+
+
+class _Configs:
+    """Setting -> its config; a point is validated once."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._known: dict[str, RunConfig] = {}
+
+    def __call__(self, setting: Setting) -> RunConfig:
+        if setting.id not in self._known:
+            self._known[setting.id] = self._sweep.of(setting.point)
+        return self._known[setting.id]
+
+
+def _prepared_points(sweep: Sweep) -> list[dict[str, Any]]:
+    """Settings that decide all that is bought; where all are known, all settings."""
+    if sweep.config.search != "optuna":
+        return points(sweep.config)
+    return purchases(sweep.config, sharing.deciding_axes(sweep.config, sweep.of({})))
+
+
+def _check_scheduler(sweep: Sweep, configs: Any) -> None:
+    if sweep.config.scheduler == "none":
+        return
+    for config in configs:
+        if config.distillation.training.metric != sweep.config.metric:
+            raise InputError(
+                f"{sweep.where}: scheduler asha looks at the training's own metric, "
+                f"{config.distillation.training.metric}, but the sweep ranks by "
+                f"{sweep.config.metric}; set distillation.training.metric={sweep.config.metric}"
+            )
+
+
+def _train_of(sweep: Sweep) -> sharing.Train:
+    if sweep.config.engine == "local":
+        return sharing.train_in_process
+    from alkd_ray.runtime import pretraining
+
+    return pretraining.train
+
+
+def _run_here(
+    sweep: Sweep,
+    root: Path,
+    queue: TrialQueue,
+    rungs: Rungs | None,
+    tell: Callable[[list[TrialRecord]], None],
+) -> None:
+    """One trial after another, in this process."""
+    while pack := queue.take(1):
+        for trial in pack:
+            tell([_one_here(sweep, root, trial, rungs)])
+
+
+def _one_here(sweep: Sweep, root: Path, trial: Trial, rungs: Rungs | None) -> TrialRecord:
+    config, setting = sweep.config, trial.setting
+    watch = None
+    if rungs is not None:
+        watch = one_trial.RungWatch(
+            config.asha,
+            lambda rung, value: rungs.goes_on(trial.id, setting.id, trial.seed, rung, value),
+        )
+    return one_trial.run(sweep.of(trial.point), trial, root, config.metric, watch, "local")
+
+
+def _test_finalists(
+    outcome: SweepOutcome,
+    configs: _Configs,
+    root: Path,
+    journal: Journal,
+    listener: SweepListener,
+) -> None:
+    """Ranks the test sessions under the best settings' students; the search is over by then."""
+    chosen = finalists(outcome.standings, outcome.sweep.config.finalists)
+    todo = [
+        (configs(standing.setting), outcome.records[trial.id], trial)
+        for standing in chosen
+        for trial in outcome.shared.trials(standing.setting, configs(standing.setting))
+    ]
+    if not todo:
+        return
+    listener.stage_started("evaluation of the finalists", None)
+    for number, (config, record, trial) in enumerate(todo):
+        outcome.tested[trial.id] = one_trial.test(config, record, trial, root)
+        listener.progress(number + 1, len(todo), "trials of finalists")
+    journal.add("tested", keys=outcome.tested)

@@ -1,0 +1,219 @@
+"""A sweep: one run's config, and the fields that vary over its trials.
+
+    name: budgets
+    run: hetrec_fpmc.yaml          # a config file beside this one, or its fields
+    seeds: [1, 2, 3]
+    over:
+      selection.budget: {grid: [100, 300, 1000]}
+      student.dim: {choice: [5, 10, 20]}
+      student.training.learning_rate: {loguniform: [1.0e-4, 1.0e-2]}
+    samples: 8
+
+Grids are crossed; the other kinds are drawn, ``samples`` times for each point of the grid. With
+``search: optuna`` Optuna chooses ``samples`` settings, one after another, by what it was told.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from alkd_ray import config as configs
+from alkd_ray import registry
+from alkd_ray.config import RunConfig, canonical_hash
+from alkd_ray.errors import InputError
+from alkd_ray.seeds import numpy_stream
+
+OWN = "sweep."  # overrides that begin so are for the sweep's own fields
+
+
+class Axis(BaseModel):
+    """How one field varies: exactly one of these."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grid: list[Any] | None = Field(default=None, min_length=1, description="each of these")
+    choice: list[Any] | None = Field(default=None, min_length=1, description="one of these, drawn")
+    uniform: tuple[float, float] | None = Field(default=None, description="drawn in [low, high)")
+    loguniform: tuple[float, float] | None = Field(
+        default=None, description="the same, evenly on a logarithmic scale"
+    )
+    range: tuple[int, int] | None = Field(
+        default=None, description="a whole number drawn from low..high, both included"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Axis:
+        given = [name for name, value in self if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of grid, choice, uniform, loguniform, range, not {given}")
+        low, high = self.uniform or self.loguniform or self.range or (0, 1)
+        if low > high or (self.loguniform and low <= 0):
+            raise ValueError(f"{given[0]}: [{low}, {high}] is no range")
+        return self
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """One value of a kind that is drawn."""
+        if self.choice is not None:
+            return self.choice[int(rng.integers(len(self.choice)))]
+        if self.range is not None:
+            return int(rng.integers(self.range[0], self.range[1], endpoint=True))
+        if self.loguniform is not None:
+            return float(np.exp(rng.uniform(*np.log(self.loguniform))))
+        assert self.uniform is not None
+        return float(rng.uniform(*self.uniform))
+
+
+class AshaConfig(BaseModel):
+    """When a trial's training is ended early: asynchronous successive halving."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first_step: int = Field(default=100, ge=1, description="training step of the first rung")
+    reduction: float = Field(
+        default=3.0, gt=1, description="a rung lets one of so many go on; the next is that far up"
+    )
+
+
+class SweepConfig(BaseModel):
+    """The file of a sweep."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    run: str | dict[str, Any] = Field(description="a config file, or its fields")
+    seeds: list[int] | None = Field(default=None, min_length=1, description="default: the run's")
+    over: dict[str, Axis] = Field(description="dotted field -> how it varies", min_length=1)
+    search: Literal["grid", "random", "optuna"] = Field(
+        default="random",
+        description="grid: every axis is a grid; random: grids crossed, the others drawn; optuna: "
+        "Optuna chooses all of them",
+    )
+    samples: int = Field(
+        default=1, ge=1, description="draws for each point of the grid; optuna: settings in all"
+    )
+    seed: int = Field(default=1, ge=0, description="of the draws")
+    metric: str = Field(
+        default="ndcg@10",
+        pattern=r"^(recall|ndcg|mrr)@[1-9]\d*$",
+        description="on the validation sessions; its mean over the seeds ranks the settings",
+    )
+    scheduler: Literal["none", "asha"] = "none"
+    asha: AshaConfig = AshaConfig()
+    finalists: int | Literal["all"] = Field(
+        default=1, description="best settings whose test metrics are computed, after the search"
+    )
+    engine: Literal["ray", "local"] = Field(
+        default="ray", description="Ray Tune, or one trial after another in this process"
+    )
+    pack: int | None = Field(
+        default=None, ge=1, description="trials that an actor is given at once; default: measured"
+    )
+    trial_cpus: float = Field(default=1.0, gt=0, description="CPUs of an actor")
+    trial_gpus: float = Field(default=0.0, ge=0, description="GPUs of an actor")
+
+    @model_validator(mode="after")
+    def _search_fits(self) -> SweepConfig:
+        drawn = sorted(name for name, axis in self.over.items() if axis.grid is None)
+        if self.search == "grid" and drawn:
+            raise ValueError(f"search grid takes axes of kind grid alone, not those of {drawn}")
+        if isinstance(self.finalists, int) and self.finalists < 1:
+            raise ValueError("finalists: give a number from 1, or all")
+        return self
+
+
+# What decides neither a trial's result nor which trials there are.
+HOW_TO_RUN = {"engine", "pack", "trial_cpus", "trial_gpus", "finalists"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A sweep that was read: its file's content, and the run that its settings vary.
+
+    Attributes:
+        config: the file.
+        base: the fields of the run, the sweep's name and seeds among them.
+        where: the file's name, for errors.
+    """
+
+    config: SweepConfig
+    base: dict[str, Any]
+    where: str
+
+    @property
+    def sweep_id(self) -> str:
+        """Name and content; the same content is the same sweep, however it is run."""
+        varied = self.config.model_dump(exclude=HOW_TO_RUN | {"run"})
+        return f"{self.config.name}-{canonical_hash([varied, self.base], 8)}"
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of every setting."""
+        return self.of({}).seeds
+
+    def of(self, point: Mapping[str, Any]) -> RunConfig:
+        """The config of one setting: ``point`` laid on the run.
+
+        Raises:
+            InputError: naming the sweep's file and the point.
+        """
+        given = copy.deepcopy(self.base)
+        for name, value in point.items():
+            configs.place(given, name, value)
+        return configs.make(given, where=f"{self.where}, setting {dict(point)}")
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Sweep:
+    """The sweep of a file.
+
+    All settings have the sweep's name, and so one budget.
+
+    Args:
+        path: a YAML file.
+        overrides: ``key=value`` for the run's fields, below the axes; ``sweep.key=value`` for the
+            sweep's own, e.g. ``sweep.finalists=3``.
+
+    Raises:
+        InputError: naming the file, the field and what is allowed.
+    """
+    file = Path(path)
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: cannot be read as YAML: {error}") from error
+    if not isinstance(given, dict):
+        raise InputError(f"{file}: a sweep is a mapping of fields")
+    own = [text.removeprefix(OWN) for text in overrides or [] if text.startswith(OWN)]
+    try:
+        config = SweepConfig.model_validate(configs.overridden(given, own))
+    except ValidationError as error:
+        raise InputError(f"{file}: {registry.explain(error, '', SweepConfig)}") from error
+    base = config.run
+    if isinstance(base, str):
+        base = configs.read(file.parent / base if (file.parent / base).is_file() else base)
+    base = configs.merge(base, {"name": config.name})
+    if config.seeds is not None:
+        base["seeds"] = config.seeds
+    others = [text for text in overrides or [] if not text.startswith(OWN)]
+    return Sweep(config, configs.overridden(base, others), str(file))
+
+
+def points(sweep: SweepConfig) -> list[dict[str, Any]]:
+    """Field -> value of each setting: the grid crossed with the draws."""
+    grids = {name: axis.grid for name, axis in sweep.over.items() if axis.grid is not None}
+    drawn = {name: axis for name, axis in sweep.over.items() if axis.grid is None}
+    rng = numpy_stream(sweep.seed, "sweep")
+    found = []
+    for values in itertools.product(*grids.values()):
+        for _ in range(sweep.samples if drawn else 1):
+            draws = {name: axis.draw(rng) for name, axis in drawn.items()}
+            found.append(dict(zip(grids, values, strict=True)) | draws)
+    return found

@@ -1,0 +1,124 @@
+"""What a sweep is made of: settings, their trials, and what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from alkd_ray.config import canonical_hash
+
+TrialStatus = Literal["complete", "dropped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One point of the search space.
+
+    Attributes:
+        point: dotted field -> value.
+    """
+
+    point: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """From the point alone, so that a retry is the same setting."""
+        return canonical_hash(self.point, 8)
+
+    @property
+    def label(self) -> str:
+        """For people: ``budget=100 strategy=random``."""
+        return " ".join(f"{name.split('.')[-1]}={_short(v)}" for name, v in self.point.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A setting with a seed, and the keys of what was made for it beforehand.
+
+    Attributes:
+        point: of the setting.
+        seed: the run's seed.
+        dataset: key of the imported sessions.
+        teacher: key of the conventional teacher.
+        rankings: key of the bought rankings; "" where the method reads none.
+    """
+
+    point: dict[str, Any]
+    seed: int
+    dataset: str
+    teacher: str
+    rankings: str = ""
+
+    @property
+    def setting(self) -> Setting:
+        """The setting."""
+        return Setting(self.point)
+
+    @property
+    def id(self) -> str:
+        """``<setting>-<seed>``."""
+        return f"{self.setting.id}-{self.seed}"
+
+    @property
+    def inputs(self) -> str:
+        """Hash of the keys of its inputs: more may have been bought since it was run."""
+        return canonical_hash([self.dataset, self.teacher, self.rankings], 8)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """What became of a trial; a line of the journal.
+
+    Attributes:
+        trial: its id.
+        point: of its setting.
+        seed: its seed.
+        inputs: see :attr:`Trial.inputs`.
+        status: ``dropped`` = the scheduler ended it early.
+        metrics: on the validation sessions; {} unless complete.
+        best_step: step of the best weights.
+        steps: steps trained.
+        rungs: step -> the training's metric there, as far as the scheduler looked.
+        student: key of the pretrained student.
+        distilled: key of the distilled student.
+        seconds: of work, 0 for what was there already.
+        reused: all of it was there already.
+        node: where it ran.
+        reason: why it was dropped or failed.
+    """
+
+    trial: str
+    point: dict[str, Any]
+    seed: int
+    inputs: str
+    status: TrialStatus
+    metrics: dict[str, float] = field(default_factory=dict)
+    best_step: int = 0
+    steps: int = 0
+    rungs: dict[int, float] = field(default_factory=dict)
+    student: str = ""
+    distilled: str = ""
+    seconds: float = 0.0
+    reused: bool = False
+    node: str = ""
+    reason: str = ""
+
+    @property
+    def setting(self) -> Setting:
+        """The setting."""
+        return Setting(self.point)
+
+    def as_json(self) -> dict[str, Any]:
+        """For the journal."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> TrialRecord:
+        """From a line of the journal; JSON has no whole numbers as names."""
+        rungs = {int(step): value for step, value in found["rungs"].items()}
+        return cls(**{**found, "rungs": rungs})
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

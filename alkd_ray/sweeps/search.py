@@ -1,0 +1,175 @@
+"""Which settings a sweep tries: all of a list, or those that Optuna asks for, one after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from alkd_ray.errors import InputError
+from alkd_ray.sweeps.config import Axis, SweepConfig, points
+from alkd_ray.sweeps.records import Setting
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class Search(Protocol):
+    """Asked for settings, and told how they did."""
+
+    def next(self) -> Setting | None:
+        """A setting that was not given before; None = none at present, or no more."""
+        ...
+
+    def tell(self, setting: Setting, value: float | None) -> None:
+        """The mean over the seeds of a setting's metric; None = it has none."""
+        ...
+
+    @property
+    def left(self) -> int:
+        """Settings that are still to come."""
+        ...
+
+
+class Listed:
+    """All points of a sweep, in order; equal ones once."""
+
+    def __init__(self, config: SweepConfig) -> None:
+        """Crosses the grids and makes the draws."""
+        settings = {setting.id: setting for setting in map(Setting, points(config))}
+        self._left = list(reversed(settings.values()))
+
+    def next(self) -> Setting | None:
+        """See :class:`Search`."""
+        return self._left.pop() if self._left else None
+
+    def tell(self, setting: Setting, value: float | None) -> None:
+        """Changes nothing."""
+
+    @property
+    def left(self) -> int:
+        """See :class:`Search`."""
+        return len(self._left)
+
+
+class OptunaSearch:
+    """Optuna's tree-structured Parzen estimator (Akiba et al., KDD 2019), seeded.
+
+    What it asks for next depends on what it was told by then: with several actors at once, that
+    is, on their speed.
+    """
+
+    def __init__(self, config: SweepConfig, known: Mapping[str, tuple[Setting, float]]) -> None:
+        """Begins a study, or goes on with one.
+
+        Args:
+            config: the sweep.
+            known: setting -> it and its value, from an earlier process.
+        """
+        optuna = _optuna()
+        self._samples = config.samples
+        self._space = {name: _distribution(axis) for name, axis in config.over.items()}
+        self._encoded = {name: _Encoded(axis) for name, axis in config.over.items()}
+        self._study = optuna.create_study(
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=config.seed, constant_liar=True),
+        )
+        self._asked: dict[str, optuna.Trial] = {}
+        self._given: set[str] = set()
+        for setting, value in known.values():
+            self._add(setting, value)
+
+    def next(self) -> Setting | None:
+        """See :class:`Search`."""
+        while self.left:
+            trial = self._study.ask(self._space)
+            setting = Setting(
+                {name: self._encoded[name].decode(trial.params[name]) for name in self._space}
+            )
+            if setting.id not in self._given:
+                self._given.add(setting.id)
+                self._asked[setting.id] = trial
+                return setting
+            # A point of a small space again: it counts, so that the search ends.
+            self._samples -= 1
+            self._study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+        return None
+
+    def tell(self, setting: Setting, value: float | None) -> None:
+        """See :class:`Search`."""
+        trial = self._asked.pop(setting.id, None)
+        if trial is None:
+            return
+        state = _optuna().trial.TrialState
+        if value is None or not math.isfinite(value):
+            self._study.tell(trial, state=state.FAIL)
+        else:
+            self._study.tell(trial, value)
+
+    @property
+    def left(self) -> int:
+        """See :class:`Search`."""
+        return max(self._samples - len(self._given), 0)
+
+    def _add(self, setting: Setting, value: float) -> None:
+        optuna = _optuna()
+        self._given.add(setting.id)
+        params = {name: self._encoded[name].encode(v) for name, v in setting.point.items()}
+        self._study.add_trial(
+            optuna.trial.create_trial(params=params, distributions=self._space, value=value)
+        )
+
+
+class _Encoded:
+    """Optuna's categories are plain values; those of a grid or choice may be lists or mappings."""
+
+    def __init__(self, axis: Axis) -> None:
+        self.values: list[Any] | None = axis.grid or axis.choice
+
+    def decode(self, value: Any) -> Any:
+        return value if self.values is None else self.values[value]
+
+    def encode(self, value: Any) -> Any:
+        return value if self.values is None else self.values.index(value)
+
+
+def purchases(config: SweepConfig, wanted: Iterable[str]) -> list[dict[str, Any]]:
+    """All points of the axes in ``wanted``, those that decide what is bought.
+
+    Raises:
+        InputError: one of them is no list, so that what will be asked is not known beforehand.
+    """
+    axes = {name: config.over[name] for name in wanted}
+    for name, axis in axes.items():
+        if axis.grid is None and axis.choice is None:
+            raise InputError(
+                f"over.{name}: with search optuna, a field that decides what is bought must be a "
+                "grid or a choice, so that all of it can be bought, and priced, beforehand"
+            )
+    lists = {name: Axis(grid=axis.grid or axis.choice) for name, axis in axes.items()}
+    return points(config.model_copy(update={"over": lists})) if lists else [{}]
+
+
+def _distribution(axis: Axis) -> Any:
+    distributions = _optuna().distributions
+    if axis.uniform is not None:
+        return distributions.FloatDistribution(*axis.uniform)
+    if axis.loguniform is not None:
+        return distributions.FloatDistribution(*axis.loguniform, log=True)
+    if axis.range is not None:
+        return distributions.IntDistribution(*axis.range)
+    values = axis.grid or axis.choice
+    assert values is not None
+    return distributions.CategoricalDistribution(tuple(range(len(values))))
+
+
+def _optuna() -> Any:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def search_of(config: SweepConfig, known: Mapping[str, tuple[Setting, float]]) -> Search:
+    """The search that a sweep names; ``known`` as for :class:`OptunaSearch`."""
+    return OptunaSearch(config, known) if config.search == "optuna" else Listed(config)

@@ -1,0 +1,267 @@
+"""What trials share, made once before the first of them: models, scores, selections, rankings.
+
+This is the only part of a sweep that can spend, and it spends once: the requests of all settings
+are planned together, asked in one pass under one cap, and handed out again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alkd_ray import buying, hinting, pipeline, plans, stages
+from alkd_ray.annotation import planning
+from alkd_ray.artifacts import StageOutput
+from alkd_ray.bought import Bought
+from alkd_ray.config import RunConfig, canonical_hash
+from alkd_ray.pipeline import Engines
+from alkd_ray.plans import SharedPlan
+from alkd_ray.results import RunResult
+from alkd_ray.stages import Context, Listener, Silent
+from alkd_ray.sweeps.config import SweepConfig
+from alkd_ray.sweeps.records import Setting, Trial
+from alkd_ray.types import RunStatus
+
+# Parts of a config that a trial alone reads; the others decide what comes before it.
+OF_TRIALS = {"student", "distillation", "evaluation", "tracking", "name", "books", "budget"}
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A model that is to be pretrained."""
+
+    config: RunConfig
+    role: str
+    seed: int
+    imported: StageOutput
+
+
+# Pretrains models below a run root, several at a time where it can; stages.pretrain finds them.
+Train = Callable[[Sequence[Training], Listener, Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the trials of some settings need.
+
+    Attributes:
+        dataset: key of the sessions.
+        teacher: seed -> key.
+        rankings: key of the bought rankings; "" = none are read.
+        microusd: what rankings and hints of these settings cost, whoever paid.
+    """
+
+    dataset: str
+    teacher: dict[int, str]
+    rankings: str = ""
+    microusd: int = 0
+
+
+@dataclass(slots=True)
+class Shared:
+    """All that was prepared.
+
+    Attributes:
+        by_purchase: :func:`purchase_of` a config -> what its trials need.
+        requests: different requests of all settings.
+        unshared: requests if each setting asked for itself.
+        sent: requests sent now; the others were in the store.
+        microusd: what all rankings and hints cost, each counted once.
+        status: how the buying ended.
+        reason: why, when it is not complete.
+    """
+
+    by_purchase: dict[str, Prepared] = field(default_factory=dict)
+    requests: int = 0
+    unshared: int = 0
+    sent: int = 0
+    microusd: int = 0
+    status: RunStatus = "complete"
+    reason: str = ""
+
+    @property
+    def ends_the_sweep(self) -> bool:
+        """A breach, or a stop with too little bought to go on with."""
+        return self.status == "breached" or (self.status == "stopped" and self.requests == 0)
+
+    def trials(self, setting: Setting, config: RunConfig) -> list[Trial]:
+        """The trials of a setting, one for each seed."""
+        found = self.by_purchase[purchase_of(config)]
+        return [
+            Trial(setting.point, seed, found.dataset, found.teacher[seed], found.rankings)
+            for seed in config.seeds
+        ]
+
+
+def purchase_of(config: RunConfig) -> str:
+    """Hash of all that decides what is bought, and what comes before: equal ones share it."""
+    fields = config.model_dump(exclude=OF_TRIALS)
+    if config.difficulty.kind == "overlap":  # then the student decides what is selected
+        fields["student"] = config.student.model_dump()
+    fields["needs rankings"] = pipeline.needs_rankings(config)
+    return canonical_hash(fields)
+
+
+def deciding_axes(config: SweepConfig, base: RunConfig) -> list[str]:
+    """The axes whose fields decide what is bought."""
+    found = []
+    for name in config.over:
+        part = name.split(".")[0]
+        is_students = part == "student" and base.difficulty.kind == "overlap"
+        if part not in OF_TRIALS or is_students or name == "distillation.method":
+            found.append(name)
+    return found
+
+
+def prepare(
+    settings: Mapping[str, RunConfig],
+    run_id: str,
+    root: Path,
+    listener: Listener,
+    engines: Engines,
+    train: Train,
+    approve: Callable[[SharedPlan], None],
+) -> Shared:
+    """Makes what the trials of ``settings`` share.
+
+    Args:
+        settings: setting -> config.
+        run_id: the sweep's id, the owner of what it holds in the ledger.
+        root: the run root.
+        listener: told of what is made.
+        engines: scoring and annotating.
+        train: pretraining.
+        approve: shown the plan of all requests before the first is sent; raises to send nothing.
+
+    Raises:
+        InputError: bad data, or a config that does not fit it.
+        BudgetError: the cap cannot cover the requests and ``annotation.partial`` is not set.
+    """
+    for config in settings.values():
+        if pipeline.needs_rankings(config):
+            buying.check(config)
+    contexts = [Context(config, root, listener) for config in settings.values()]
+    trainings = [training for training in _trainings(contexts) if not _is_there(training, root)]
+    train(trainings, listener, root)
+    counts = Counter(purchase_of(context.config) for context in contexts)
+    purchases = list({purchase_of(context.config): context for context in contexts}.values())
+    results = []
+    for number, context in enumerate(purchases):
+        until = "candidates" if pipeline.needs_rankings(context.config) else "pretrain"
+        results.append(pipeline.run(context.config, root, listener, engines, until))
+        listener.progress(number + 1, len(purchases), "settings prepared")
+    bought, shared = _bought(
+        list(zip(purchases, results, strict=True)), counts, run_id, engines, approve
+    )
+    for context, result in zip(purchases, results, strict=True):
+        purchase = purchase_of(context.config)
+        rankings = bought.get(purchase)
+        shared.by_purchase[purchase] = Prepared(
+            result.dataset.key,
+            {seed: output.key for seed, output in result.by_seed["teacher"].items()},
+            rankings.output.key if rankings else "",
+            round(rankings.cost.dollars * 1e6) if rankings else 0,
+        )
+    return shared
+
+
+def _trainings(contexts: Sequence[Context]) -> list[Training]:
+    """All different models of all settings, the larger ones first."""
+    imported: dict[str, StageOutput] = {}
+    found: dict[str, Training] = {}
+    for context in contexts:
+        config = context.config
+        data = canonical_hash(config.data.model_dump(exclude={"window"}))
+        if data not in imported:
+            imported[data] = stages.import_sessions(context)
+        for role in ("teacher", "student"):
+            model = getattr(config, role).model_dump()
+            for seed in config.seeds:
+                key = canonical_hash([role, model, config.data.window, data, seed])
+                found.setdefault(key, Training(config, role, seed, imported[data]))
+    return sorted(found.values(), key=lambda t: -getattr(t.config, t.role).dim)
+
+
+def train_in_process(trainings: Sequence[Training], listener: Listener, root: Path) -> None:
+    """One after another, in this process."""
+    for number, training in enumerate(trainings):
+        pretrain(training, listener, root)
+        listener.progress(number + 1, len(trainings), "models pretrained")
+
+
+def pretrain(training: Training, listener: Listener, root: Path) -> StageOutput:
+    """Pretrains one model, unless it is there."""
+    context = Context(training.config, root, listener)
+    return stages.pretrain(context, training.role, training.imported, training.seed)
+
+
+def _is_there(training: Training, root: Path) -> bool:
+    context = Context(training.config, root, Silent())
+    return stages.is_pretrained(context, training.role, training.imported, training.seed)
+
+
+def _bought(
+    runs: Sequence[tuple[Context, RunResult]],
+    counts: Counter[str],
+    run_id: str,
+    engines: Engines,
+    approve: Callable[[SharedPlan], None],
+) -> tuple[dict[str, Bought], Shared]:
+    """Purchase -> what was bought, for those that read rankings."""
+    shared = Shared()
+    asking = [(context, result) for context, result in runs if "candidates" in result.by_seed]
+    if not asking:
+        return {}, shared
+
+    @functools.cache
+    def before() -> None:
+        settings = [counts[purchase_of(context.config)] for context, _ in asking]
+        planned = plans.plan_together([_planned(*run) for run in asking], settings)
+        if planned is not None and planned.plan.to_send:
+            approve(planned)
+            planning.check(planned.plan, asking[0][0].config.annotation.partial)
+            shared.sent = planned.plan.to_send
+
+    for context, result in asking:
+        teacher = result.by_seed["teacher"]
+        result.make(
+            "hints",
+            lambda s, context=context, result=result, teacher=teacher: hinting.hints(
+                context, result.dataset, teacher[s], s, run_id, before
+            ),
+        )
+    questions = [
+        (context, buying.Questions(r.dataset, r.by_seed["candidates"], r.by_seed["hints"]))
+        for context, r in asking
+    ]
+    bought = buying.annotate_together(questions, engines.annotate, run_id, before)
+    by_purchase = {
+        purchase_of(context.config): found
+        for (context, _), found in zip(asking, bought, strict=True)
+    }
+    _count(shared, by_purchase, counts)
+    return by_purchase, shared
+
+
+def _planned(context: Context, result: RunResult) -> tuple[Context, plans.Inputs]:
+    by_seed = result.by_seed
+    return context, plans.Inputs(
+        result.dataset, by_seed["teacher"], by_seed["candidates"], result.run_id
+    )
+
+
+def _count(shared: Shared, bought: Mapping[str, Bought], counts: Counter[str]) -> None:
+    """Requests and money, with and without sharing; the worst way that any of it ended."""
+    costs: dict[str, int] = {}
+    for purchase, one in bought.items():
+        shared.unshared += counts[purchase] * one.cost.requests
+        costs |= one.costs_by_request()
+    shared.requests = len(costs)
+    shared.microusd = sum(costs.values())
+    order: list[Any] = ["complete", "partial", "stopped", "breached"]
+    worst = max(bought.values(), key=lambda one: order.index(one.status))
+    shared.status, shared.reason = worst.status, worst.reason

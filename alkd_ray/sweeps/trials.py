@@ -1,0 +1,150 @@
+"""One trial: distil a student with one setting and seed, and validate it. It can never spend.
+
+What it needs was made, and bought, beforehand; it is found by its key. A trial's output is kept
+under the hash of all that decides it, so a trial that was done is found, by whomever and whenever.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from alkd_ray import artifacts, stages
+from alkd_ray.artifacts import StageOutput
+from alkd_ray.config import RunConfig
+from alkd_ray.errors import AlkdError
+from alkd_ray.evaluation.metrics import metric_values, summary
+from alkd_ray.evaluation.ranks import read_ranks
+from alkd_ray.stages import Context, Silent
+from alkd_ray.sweeps.config import AshaConfig
+from alkd_ray.sweeps.records import Trial, TrialRecord, TrialStatus
+from alkd_ray.sweeps.rungs import DroppedError, next_rung
+
+
+class RungWatch:
+    """Has a scheduler look at a trial at each rung.
+
+    Attributes:
+        rungs: rung -> the training's best metric by then.
+    """
+
+    def __init__(self, config: AshaConfig, goes_on: Callable[[int, float], bool]) -> None:
+        """``goes_on(rung, value)`` says whether the training goes on."""
+        self.rungs: dict[int, float] = {}
+        self._config = config
+        self._goes_on = goes_on
+        self._next = config.first_step
+
+    def __call__(self, step: int, best: float) -> None:
+        """Told of each validation.
+
+        Raises:
+            DroppedError: the scheduler ends the trial.
+        """
+        if step < self._next:
+            return
+        rung, self._next = self._next, next_rung(self._config, step)
+        self.rungs[rung] = best
+        if not self._goes_on(rung, best):
+            raise DroppedError(f"dropped at step {step}, with {best:.4f} by then")
+
+
+def run(
+    config: RunConfig,
+    trial: Trial,
+    root: Path,
+    metric: str,
+    watch: RungWatch | None = None,
+    node: str = "",
+) -> TrialRecord:
+    """Distils and validates; whatever goes wrong with it is told in the record.
+
+    Args:
+        config: of the trial's setting.
+        trial: the trial.
+        root: the run root.
+        metric: on the validation sessions, beside those of the config's cutoffs.
+        watch: looks at the training; None = it goes on to its end.
+        node: where this is, for the record.
+    """
+    started = time.perf_counter()
+
+    def over(status: TrialStatus, reason: str) -> TrialRecord:
+        return TrialRecord(
+            trial.id,
+            trial.point,
+            trial.seed,
+            trial.inputs,
+            status,
+            rungs=watch.rungs if watch else {},
+            seconds=round(time.perf_counter() - started, 4),
+            node=node,
+            reason=reason,
+        )
+
+    try:
+        student, distilled, valid = _made(config, trial, root, watch)
+    except DroppedError as dropped:
+        return over("dropped", str(dropped))
+    except MemoryError:
+        return over("failed", "out of memory")
+    except AlkdError as error:
+        return over("failed", str(error))
+    except Exception as error:  # a defect, or a library's: the sweep goes on, and says so
+        return over("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+    ranks = read_ranks(valid.folder / "ranks.parquet")
+    history = json.loads((distilled.folder / "history.json").read_text("utf-8"))
+    is_new = not (distilled.reused and valid.reused)
+    return TrialRecord(
+        trial=trial.id,
+        point=trial.point,
+        seed=trial.seed,
+        inputs=trial.inputs,
+        status="complete",
+        metrics={
+            **summary(ranks, config.evaluation.cutoffs),
+            metric: float(metric_values(ranks, metric).mean()),
+        },
+        best_step=history["best_step"],
+        steps=history["steps"],
+        rungs=watch.rungs if watch else {},
+        student=student.key,
+        distilled=distilled.key,
+        seconds=round(time.perf_counter() - started, 4) if is_new else 0.0,
+        reused=not is_new,
+        node=node,
+    )
+
+
+def test(config: RunConfig, record: TrialRecord, trial: Trial, root: Path) -> dict[str, str]:
+    """Ranks the test sessions, for a finalist's trial; role -> key of the evaluation."""
+    context = Context(config, root, Silent())
+    imported = artifacts.found(root, "import", trial.dataset, context.storage)
+    models = {
+        "student": ("pretrain", record.student),
+        "teacher": ("pretrain", trial.teacher),
+        "distilled": ("distillation", record.distilled),
+    }
+    found = {}
+    for role, (stage, key) in models.items():
+        model = artifacts.found(root, stage, key, context.storage)
+        found[role] = stages.evaluate(context, imported, model, role, trial.seed).key
+    return found
+
+
+def _made(
+    config: RunConfig, trial: Trial, root: Path, watch: stages.Watch | None
+) -> tuple[StageOutput, StageOutput, StageOutput]:
+    """Pretrained student, distilled student, and its ranks of the validation sessions."""
+    context = Context(config, root, Silent())
+    imported = artifacts.found(root, "import", trial.dataset, context.storage)
+    teacher = artifacts.found(root, "pretrain", trial.teacher, context.storage)
+    rankings = None
+    if trial.rankings:
+        rankings = artifacts.found(root, "annotation", trial.rankings, context.storage)
+    student = stages.pretrain(context, "student", imported, trial.seed)
+    distilled = stages.distil(context, imported, teacher, student, rankings, trial.seed, watch)
+    valid = stages.evaluate(context, imported, distilled, "distilled", trial.seed, "valid")
+    return student, distilled, valid
