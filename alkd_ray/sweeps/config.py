@@ -7,10 +7,15 @@
       selection.budget: {grid: [100, 300, 1000]}
       student.dim: {choice: [5, 10, 20]}
       student.training.learning_rate: {loguniform: [1.0e-4, 1.0e-2]}
+      backbone:                                    # a name of your own, for fields that go together
+        cases:
+          fpmc: {teacher.backbone: fpmc, student.backbone: fpmc}
+          stamp: {teacher.backbone: stamp, student.backbone: stamp}
     samples: 8
 
-Grids are crossed; the other kinds are drawn, ``samples`` times for each point of the grid. With
-``search: optuna`` Optuna chooses ``samples`` settings, one after another, by what it was told.
+Grids and cases are crossed; the other kinds are drawn, ``samples`` times for each point of the
+grid. With ``search: optuna`` Optuna chooses ``samples`` settings, one after another, by what it was
+told of those before.
 """
 
 from __future__ import annotations
@@ -41,6 +46,11 @@ class Axis(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     grid: list[Any] | None = Field(default=None, min_length=1, description="each of these")
+    cases: dict[str, dict[str, Any]] | None = Field(
+        default=None,
+        min_length=1,
+        description="each of these: name -> the dotted fields that it sets; the axis has any name",
+    )
     choice: list[Any] | None = Field(default=None, min_length=1, description="one of these, drawn")
     uniform: tuple[float, float] | None = Field(default=None, description="drawn in [low, high)")
     loguniform: tuple[float, float] | None = Field(
@@ -54,11 +64,27 @@ class Axis(BaseModel):
     def _one_of_them(self) -> Axis:
         given = [name for name, value in self if value is not None]
         if len(given) != 1:
-            raise ValueError(f"give one of grid, choice, uniform, loguniform, range, not {given}")
+            raise ValueError(
+                f"give one of grid, cases, choice, uniform, loguniform, range, not {given}"
+            )
         low, high = self.uniform or self.loguniform or self.range or (0, 1)
         if low > high or (self.loguniform and low <= 0):
             raise ValueError(f"{given[0]}: [{low}, {high}] is no range")
         return self
+
+    @property
+    def crossed(self) -> list[Any] | None:
+        """The values of a kind that is crossed with the others."""
+        return list(self.cases) if self.cases is not None else self.grid
+
+    @property
+    def listed(self) -> list[Any] | None:
+        """All values, where they are listed."""
+        return self.crossed or self.choice
+
+    def fields(self, name: str, value: Any) -> dict[str, Any]:
+        """The dotted fields that a value of the axis ``name`` sets."""
+        return {name: value} if self.cases is None else self.cases[value]
 
     def draw(self, rng: np.random.Generator) -> Any:
         """One value of a kind that is drawn."""
@@ -91,7 +117,9 @@ class SweepConfig(BaseModel):
     name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     run: str | dict[str, Any] = Field(description="a config file, or its fields")
     seeds: list[int] | None = Field(default=None, min_length=1, description="default: the run's")
-    over: dict[str, Axis] = Field(description="dotted field -> how it varies", min_length=1)
+    over: dict[str, Axis] = Field(
+        description="dotted field, or a name of cases -> how it varies", min_length=1
+    )
     search: Literal["grid", "random", "optuna"] = Field(
         default="random",
         description="grid: every axis is a grid; random: grids crossed, the others drawn; optuna: "
@@ -122,9 +150,9 @@ class SweepConfig(BaseModel):
 
     @model_validator(mode="after")
     def _search_fits(self) -> SweepConfig:
-        drawn = sorted(name for name, axis in self.over.items() if axis.grid is None)
+        drawn = sorted(name for name, axis in self.over.items() if axis.crossed is None)
         if self.search == "grid" and drawn:
-            raise ValueError(f"search grid takes axes of kind grid alone, not those of {drawn}")
+            raise ValueError(f"search grid takes grids and cases alone, not the axes {drawn}")
         if isinstance(self.finalists, int) and self.finalists < 1:
             raise ValueError("finalists: give a number from 1, or all")
         return self
@@ -167,7 +195,8 @@ class Sweep:
         """
         given = copy.deepcopy(self.base)
         for name, value in point.items():
-            configs.place(given, name, value)
+            for field, wanted in self.config.over[name].fields(name, value).items():
+                configs.place(given, field, wanted)
         return configs.make(given, where=f"{self.where}, setting {dict(point)}")
 
 
@@ -208,8 +237,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Sweep:
 
 def points(sweep: SweepConfig) -> list[dict[str, Any]]:
     """Field -> value of each setting: the grid crossed with the draws."""
-    grids = {name: axis.grid for name, axis in sweep.over.items() if axis.grid is not None}
-    drawn = {name: axis for name, axis in sweep.over.items() if axis.grid is None}
+    grids = {name: axis.crossed for name, axis in sweep.over.items() if axis.crossed is not None}
+    drawn = {name: axis for name, axis in sweep.over.items() if axis.crossed is None}
     rng = numpy_stream(sweep.seed, "sweep")
     found = []
     for values in itertools.product(*grids.values()):

@@ -8,9 +8,8 @@ decide the same way twice; one without it does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-
-import numpy as np
 
 from alkd_ray.sweeps.config import AshaConfig
 from alkd_ray.sweeps.records import TrialRecord
@@ -52,8 +51,8 @@ class Rungs:
             return False
         values = self._values.setdefault((seed, rung), {})
         values[trial] = value
-        bar = np.quantile(list(values.values()), 1 - 1 / self.config.reduction)
-        if value < bar:
+        better = sum(other > value for other in values.values())
+        if better >= math.ceil(len(values) / self.config.reduction):
             self._dropped.add(setting)
             return False
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -124,7 +125,7 @@ class _Encoded:
     """Optuna's categories are plain values; those of a grid or choice may be lists or mappings."""
 
     def __init__(self, axis: Axis) -> None:
-        self.values: list[Any] | None = axis.grid or axis.choice
+        self.values = axis.listed
 
     def decode(self, value: Any) -> Any:
         return value if self.values is None else self.values[value]
@@ -141,13 +142,15 @@ def purchases(config: SweepConfig, wanted: Iterable[str]) -> list[dict[str, Any]
     """
     axes = {name: config.over[name] for name in wanted}
     for name, axis in axes.items():
-        if axis.grid is None and axis.choice is None:
+        if axis.listed is None:
             raise InputError(
                 f"over.{name}: with search optuna, a field that decides what is bought must be a "
-                "grid or a choice, so that all of it can be bought, and priced, beforehand"
+                "grid, cases or a choice, so that all of it can be bought, and priced, beforehand"
             )
-    lists = {name: Axis(grid=axis.grid or axis.choice) for name, axis in axes.items()}
-    return points(config.model_copy(update={"over": lists})) if lists else [{}]
+    return [
+        dict(zip(axes, values, strict=True))
+        for values in itertools.product(*(axis.listed or [] for axis in axes.values()))
+    ]
 
 
 def _distribution(axis: Axis) -> Any:
@@ -158,9 +161,8 @@ def _distribution(axis: Axis) -> Any:
         return distributions.FloatDistribution(*axis.loguniform, log=True)
     if axis.range is not None:
         return distributions.IntDistribution(*axis.range)
-    values = axis.grid or axis.choice
-    assert values is not None
-    return distributions.CategoricalDistribution(tuple(range(len(values))))
+    assert axis.listed is not None
+    return distributions.CategoricalDistribution(tuple(range(len(axis.listed))))
 
 
 def _optuna() -> Any:

@@ -7,8 +7,9 @@ are planned together, asked in one pass under one cap, and handed out again.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,18 @@ def purchase_of(config: RunConfig) -> str:
 
 def deciding_axes(config: SweepConfig, base: RunConfig) -> list[str]:
     """The axes whose fields decide what is bought."""
-    found = []
-    for name in config.over:
-        part = name.split(".")[0]
+
+    def decides(field: str) -> bool:
+        part = field.split(".")[0]
         is_students = part == "student" and base.difficulty.kind == "overlap"
-        if part not in OF_TRIALS or is_students or name == "distillation.method":
-            found.append(name)
-    return found
+        return part not in OF_TRIALS or is_students or field == "distillation.method"
+
+    def fields(name: str, cases: Mapping[str, Mapping[str, Any]] | None) -> Iterable[str]:
+        return [name] if cases is None else itertools.chain.from_iterable(cases.values())
+
+    return [
+        name for name, axis in config.over.items() if any(map(decides, fields(name, axis.cases)))
+    ]
 
 
 def prepare(

@@ -74,14 +74,6 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
         config.load(write(tmp_path, "- 1\n"))
 
 
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "tune_configs").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_every_config_that_ships_is_valid(file: Path) -> None:
-    for preset in ("paper", "strong"):
-        assert config.load(file, [f"preset={preset}"]).preset == preset
-
-
 def test_the_quickstart_ships_with_the_package() -> None:
     assert config.load("quickstart").name == "quickstart"
 

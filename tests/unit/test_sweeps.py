@@ -12,7 +12,11 @@ from alkd_ray.config import RunConfig
 from alkd_ray.errors import InputError
 from alkd_ray.sweeps import config as sweeps
 
-SHIPPED = sorted((Path(__file__).parents[2] / "tune_configs" / "sweeps").glob("*.yaml"))
+SHIPPED = sorted(
+    file
+    for file in (Path(__file__).parents[2] / "tune_configs").glob("*.yaml")
+    if "over" in yaml.safe_load(file.read_text())
+)
 RUN = {"data": {"source": "synthetic", "options": {"size": "tiny"}}}
 
 
