@@ -3,7 +3,8 @@
 A stage's output lives in ``<run root>/<stage>/<key>/`` where ``key`` hashes the stage's name and
 version, the keys of its inputs, the part of the config it declares, and the seed. It is written
 under a temporary name and renamed, so that a folder that exists is whole: a second run finds it
-and does nothing, an interrupted one leaves no half.
+and does nothing, an interrupted one leaves no half. A :class:`~alkd_ray.storage.Storage` holds
+copies that other machines find.
 """
 
 from __future__ import annotations
@@ -20,11 +21,20 @@ from typing import Any
 from alkd_ray import __version__
 from alkd_ray.config import canonical_hash
 from alkd_ray.errors import InputError
+from alkd_ray.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """Where a stage's output lies, and what it took to make."""
+    """Where a stage's output lies, and what it took to make.
+
+    Attributes:
+        stage: name of the stage.
+        key: see :func:`stage_key`.
+        folder: below the run root.
+        reused: it was there, or came from the storage; else it was made now.
+        seconds: what making it took, whenever and wherever.
+    """
 
     stage: str
     key: str
@@ -54,8 +64,9 @@ def produce(
     inputs: Mapping[str, str],
     settings: Any,
     seed: int | None = None,
+    storage: Storage | None = None,
 ) -> StageOutput:
-    """The output of ``stage``, made by ``make(folder)`` unless it is there.
+    """The output of ``stage``: found below ``root``, else in ``storage``, else made and kept there.
 
     Args:
         root: the run root.
@@ -65,51 +76,82 @@ def produce(
         inputs: name -> key of each input.
         settings: the part of the config that the stage declares, JSON-able.
         seed: the run's seed, where the stage draws.
+        storage: where other machines look; what is found below ``root`` is kept there too.
+
+    Raises:
+        AlkdError: the storage cannot be used; what was made is below ``root`` all the same.
     """
     key = stage_key(stage, version, inputs, settings, seed)
     folder = root / stage / key
+    output = _there(root, stage, key, storage)
+    if output is None:
+        record = {
+            "stage": stage,
+            "version": version,
+            "key": key,
+            "inputs": dict(inputs),
+            "settings": settings,
+            "seed": seed,
+            "code_version": __version__,
+        }
+        output = StageOutput(stage, key, folder, False, _make(folder, make, record))
+    if storage is not None:
+        # Also what is reused: it may have been made before there was a storage.
+        storage.keep(stage, key, folder)
+    return output
+
+
+def found(root: Path, stage: str, key: str, storage: Storage | None = None) -> StageOutput:
+    """The output of ``stage`` with a known key: below ``root``, or fetched from ``storage``.
+
+    Raises:
+        InputError: it is in neither.
+    """
+    output = _there(root, stage, key, storage)
+    if output is None:
+        places = f"{root}, nor at {storage.url}" if storage else f"{root}"
+        raise InputError(f"{stage}/{key}: there is no such output below {places}")
+    return output
+
+
+def is_there(root: Path, stage: str, key: str, storage: Storage | None = None) -> bool:
+    """Whether :func:`found` finds the output; then it is below ``root`` afterwards."""
+    return _there(root, stage, key, storage) is not None
+
+
+def _there(root: Path, stage: str, key: str, storage: Storage | None) -> StageOutput | None:
+    folder = root / stage / key
     record = folder / "stage.json"
-    if record.is_file():
-        seconds = json.loads(record.read_text("utf-8"))["seconds"]
-        return StageOutput(stage, key, folder, True, seconds)
+    if not record.is_file():
+        if storage is None:
+            return None
+        _sweep_abandoned(folder)
+        if not storage.fetch(stage, key, folder):
+            return None
+    seconds = json.loads(record.read_text("utf-8"))["seconds"]
+    return StageOutput(stage, key, folder, True, seconds)
+
+
+def _make(folder: Path, make: Callable[[Path], None], record: dict[str, Any]) -> float:
+    """Has ``folder`` made under a temporary name, with its ``stage.json``; returns the seconds."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep_abandoned(folder)
-    temporary = folder.with_name(f".{key}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     started = time.perf_counter()
     try:
         make(temporary)
         seconds = time.perf_counter() - started
-        write_json(
-            temporary / "stage.json",
-            {
-                "stage": stage,
-                "version": version,
-                "key": key,
-                "inputs": dict(inputs),
-                "settings": settings,
-                "seed": seed,
-                "code_version": __version__,
-                "seconds": round(seconds, 3),
-            },
-        )
+        write_json(temporary / "stage.json", {**record, "seconds": round(seconds, 3)})
         try:
             temporary.rename(folder)
         except OSError:
-            if not record.is_file():  # else another process was first, with the same content
+            # Else another process was first, with the same content.
+            if not (folder / "stage.json").is_file():
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return StageOutput(stage, key, folder, False, seconds)
-
-
-def found(root: Path, stage: str, key: str, storage: None = None) -> StageOutput:
-    """The output with a known key."""
-    folder = root / stage / key
-    record = folder / "stage.json"
-    if not record.is_file():
-        raise InputError(f"{folder}: there is no such output")
-    return StageOutput(stage, key, folder, True, json.loads(record.read_text("utf-8"))["seconds"])
+    return seconds
 
 
 def write_json(path: Path, value: Any) -> None:

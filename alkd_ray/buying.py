@@ -6,6 +6,7 @@ root: what one run has paid for, every other run finds. The stage outputs here a
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -130,11 +131,6 @@ def annotate_together(
     return [part.kept() for part in parts]
 
 
-def is_bought(context: Context, questions: Questions) -> bool:
-    """Whether all that a run asks was bought, and nothing would be sent for it."""
-    return _Part.of(context, questions).is_there
-
-
 @dataclass(slots=True)
 class _Part:
     """What one run asks, and what came of it.
@@ -144,7 +140,7 @@ class _Part:
         questions: what its requests are made from.
         inputs: keys of these.
         settings: what else decides the output.
-        asked: content of the question -> request, over all seeds, in seed and pick order.
+        asked: content of the question -> request, over all seeds.
         found: content of the question -> annotation.
         outcome: how the pass ended, from this run's point of view.
         history: the points of the pass, when it was for this run alone.
@@ -181,7 +177,7 @@ class _Part:
     @property
     def is_there(self) -> bool:
         key = artifacts.stage_key("annotation", 1, self.inputs, self.settings, None)
-        return (self.context.root / "annotation" / key).is_dir()
+        return artifacts.is_there(self.context.root, "annotation", key, self.context.storage)
 
     def ended(self, outcome: AnnotationOutcome, by_request: dict[str, Annotation]) -> None:
         """Takes its part of a pass."""
@@ -230,10 +226,7 @@ def _by_way_of_asking(parts: Sequence[_Part]) -> list[list[_Part]]:
 def _buy(group: Sequence[_Part], run: Annotate, run_id: str) -> None:
     """One pass over what a group asks."""
     context = group[0].context
-    together: dict[str, RankRequest] = {}
-    for part in group:
-        part.asked = _requests(part.context, part.questions)
-        together |= part.asked
+    together = _together(group)
     context.listener.stage_started("annotation", None)
     meter = Meter()
     job = job_of(context, group[0].questions.dataset, tuple(together.values()), run_id)
@@ -249,13 +242,18 @@ def _buy(group: Sequence[_Part], run: Annotate, run_id: str) -> None:
         part.ended(outcome, by_request)
 
 
-def _requests(context: Context, questions: Questions) -> dict[str, RankRequest]:
-    """Content of the question -> request, over all seeds, in seed and pick order."""
-    found: dict[str, RankRequest] = {}
-    for seed in context.config.seeds:
-        for identity, request in _asked_by(context, questions, seed):
-            found.setdefault(identity, request)
-    return found
+def _together(group: Sequence[_Part]) -> dict[str, RankRequest]:
+    """All different requests of a group: first the first pick of each run and seed, and so on.
+
+    So that a cap that is too small leaves each of them about as much as any other.
+    """
+    by_seed = []
+    for part in group:
+        for seed in part.context.config.seeds:
+            by_seed.append(_asked_by(part.context, part.questions, seed))
+            part.asked |= dict(by_seed[-1])
+    in_turns = itertools.chain.from_iterable(itertools.zip_longest(*by_seed))
+    return dict(asked for asked in in_turns if asked is not None)
 
 
 def _asked_by(context: Context, questions: Questions, seed: int) -> list[tuple[str, RankRequest]]:

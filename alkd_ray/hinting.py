@@ -58,7 +58,7 @@ def hints(
         "prompt": HINTS_VERSION,
     }
     if not wants_hints(config):
-        named = named_hints(config, context.root)
+        named = named_hints(context)
         make = functools.partial(_write_hints, named)
         settings = {"hints": named if named["text"] else "none"}
     return context.produce(
@@ -77,21 +77,20 @@ def wants_hints(config: RunConfig) -> bool:
     return wanted and config.llm.teacher != "replay"
 
 
-def named_hints(config: RunConfig, root: Path) -> dict[str, Any]:
+def named_hints(context: Context) -> dict[str, Any]:
     """The hints that ``hints.artifact`` names, as ``hints.json`` holds them; else none.
 
-    It is the key of a hints output below the run root, or a file: a ``hints.json``, or plain text.
-    Using them costs nothing.
+    It is the key of a hints output below the run root or in the storage, or a file: a
+    ``hints.json``, or plain text. Using them costs nothing.
 
     Raises:
         InputError: there are no such hints.
     """
-    name = config.hints.artifact
-    if not config.hints.enabled or not name:
+    name, root = context.config.hints.artifact, context.root
+    if not context.config.hints.enabled or not name:
         return NO_HINTS
-    file = root / "hints" / name / "hints.json"
-    if not file.is_file():
-        file = Path(name)
+    is_key = "/" not in name and artifacts.is_there(root, "hints", name, context.storage)
+    file = root / "hints" / name / "hints.json" if is_key else Path(name)
     try:
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -206,7 +206,7 @@ def questions_of(context: Context, inputs: Inputs, store: Store | None) -> Asked
             examples = hinting.hint_examples(context, inputs.imported, inputs.teacher[seed], seed)
             shown = hint_writer.titled(examples, job.catalogue)
             hints[seed] = hints_question(endpoint, shown, job.domain)
-    named = hinting.named_hints(config, context.root)
+    named = hinting.named_hints(context)
     requests: dict[str, RankRequest] = {}
     for seed in config.seeds:
         text = _stored_hints(hints[seed], store) if seed in hints else named["text"]

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from alkd_ray.errors import InputError
 
 # Fields in which people put secrets by mistake: their values are never shown.
-MAY_HOLD_SECRETS = ("api_key_env", "base_url", "books")
+MAY_HOLD_SECRETS = ("api_key_env", "base_url", "books", "storage")
 ROOMS = ("sources", "recommenders", "strategies", "llm_teachers", "distillation")
 
 

@@ -50,5 +50,5 @@ class RunResult:
 
 
 def run_id_of(config: RunConfig) -> str:
-    """Name and content of the config; the same config is the same run, wherever its books are."""
-    return f"{config.name}-{canonical_hash(config.model_dump(exclude={'books'}), 8)}"
+    """Name and content of the config; where books and outputs are kept is no part of it."""
+    return f"{config.name}-{canonical_hash(config.model_dump(exclude={'books', 'storage'}), 8)}"

@@ -19,8 +19,9 @@ from alkd_ray import artifacts, datasets, registry
 from alkd_ray import sessions as windows_of
 from alkd_ray.artifacts import StageOutput
 from alkd_ray.bought import rankings_of
-from alkd_ray.config import ModelConfig, RunConfig
+from alkd_ray.config import ModelConfig, RunConfig, canonical_hash
 from alkd_ray.seeds import torch_stream
+from alkd_ray.storage import Storage
 
 # Told of a training's step and best validation metric so far; may raise to end it.
 Watch = Callable[[int, float], None]
@@ -64,9 +65,9 @@ class Context:
     listener: Listener
 
     @property
-    def storage(self) -> None:
-        """Where outputs are shared; none yet."""
-        return None
+    def storage(self) -> Storage | None:
+        """Where outputs are kept beside the run root, for other machines; None = nowhere."""
+        return Storage.of(self.config.storage)
 
     def produce(
         self,
@@ -89,6 +90,7 @@ class Context:
             inputs=inputs,
             settings=settings,
             seed=seed,
+            storage=self.storage,
         )
         self.listener.stage_finished(output, seed)
         return output
@@ -166,7 +168,7 @@ def pretrain(context: Context, role: str, imported: StageOutput, seed: int) -> S
 def is_pretrained(context: Context, role: str, imported: StageOutput, seed: int) -> bool:
     """Whether :func:`pretrain` has nothing to do."""
     key = artifacts.stage_key("pretrain", **_pretraining(context, role, imported, seed))
-    return (context.root / "pretrain" / key).is_dir()
+    return artifacts.is_there(context.root, "pretrain", key, context.storage)
 
 
 def _pretraining(context: Context, role: str, imported: StageOutput, seed: int) -> dict[str, Any]:
@@ -211,12 +213,12 @@ def distil(
     options = registry.options("distillation", config.method, config.options)
     window = context.config.data.window
     inputs = {"dataset": imported.key, "teacher": teacher.key, "student": student.key}
-    if rankings is not None:
-        inputs["rankings"] = rankings.key
+    ids, ranked = rankings_of(rankings, seed) if rankings else (np.zeros(0, np.int64), ())
+    if rankings is not None:  # what it reads, whatever else was bought with it
+        inputs["rankings"] = canonical_hash([ids.tolist(), [row.tolist() for row in ranked]])
 
     def make(folder: Path) -> None:
         sessions = load_dataset(imported).sessions
-        ids, ranked = rankings_of(rankings, seed) if rankings else (np.zeros(0, np.int64), ())
         model = checkpoint.load(student.folder / "checkpoint")
         result = registry.build("distillation", config.method, config.options).distill(
             model,

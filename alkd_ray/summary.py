@@ -42,7 +42,10 @@ def write_report(context: Context, result: RunResult) -> StageOutput:
         make,
         version=REPORT_VERSION,
         inputs=inputs,
-        settings={"config": context.config.model_dump(exclude={"books"}), "code": __version__},
+        settings={
+            "config": context.config.model_dump(exclude={"books", "storage"}),
+            "code": __version__,
+        },
     )
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+from pathlib import Path
+from uuid import uuid4
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from alkd_ray.errors import InputError
+from alkd_ray.storage import Storage
 
 # Set before Ray starts, so that its processes inherit it; whoever wants to see more sets his own.
 QUIET_ENVIRONMENT = {
@@ -55,8 +60,39 @@ def shutdown() -> None:
 
 def this_node() -> NodeAffinitySchedulingStrategy:
     """Where something must run to reach what this process reaches: its own node."""
-    node = ray.get_runtime_context().get_node_id()
+    return on(ray.get_runtime_context().get_node_id())
+
+
+def on(node: str) -> NodeAffinitySchedulingStrategy:
+    """On the node with this id, or not at all."""
     return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def check_root(root: Path, storage: Storage | None) -> None:
+    """Makes sure that what is made on one node is found on the others.
+
+    Raises:
+        InputError: there are nodes that do not see the run root, and no storage.
+    """
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if storage is not None or len(nodes) == 1:
+        return
+    token = root / f".seen-{uuid4().hex}"
+    token.touch()
+    try:
+        look = ray.remote(_sees).options(num_cpus=0)
+        seen = ray.get([look.options(scheduling_strategy=on(node)).remote(token) for node in nodes])
+    finally:
+        token.unlink()
+    if not all(seen):
+        raise InputError(
+            f"{seen.count(False)} of {len(nodes)} nodes do not see the run root {root}; set "
+            "storage to a folder or bucket that all of them reach, or ALKD_HOME to a shared folder"
+        )
+
+
+def _sees(token: Path) -> bool:
+    return token.is_file()
 
 
 def quiet_tune() -> None:

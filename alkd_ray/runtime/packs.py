@@ -19,8 +19,9 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from alkd_ray.runtime.cluster import ensure_ray, quiet_tune, this_node
+from alkd_ray.runtime.cluster import check_root, ensure_ray, quiet_tune, this_node
 from alkd_ray.runtime.threads import one_thread
+from alkd_ray.storage import Storage
 from alkd_ray.sweeps import trials
 from alkd_ray.sweeps.config import Sweep
 from alkd_ray.sweeps.queue import PackSizes, TrialQueue
@@ -57,10 +58,18 @@ class _Board:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What every actor of a sweep is given once."""
+    """What every actor of a sweep is given once.
+
+    Attributes:
+        sweep: the sweep.
+        root: the run root, on whatever disk it is there.
+        storage: what all nodes reach; None = they share the run root.
+        board: a handle of :class:`_Board`.
+    """
 
     sweep: Sweep
     root: Path
+    storage: Storage | None
     board: Any
 
 
@@ -114,9 +123,10 @@ class _PackActor(tune.Trainable):
                     given.board.goes_on.remote(trial.id, setting.id, trial.seed, rung, value)
                 ),
             )
-        return trials.run(
-            given.sweep.of(trial.point), trial, given.root, config.metric, watch, self._node
-        )
+        setting_config = given.sweep.of(trial.point)
+        if given.storage is not None:  # this process's environment need not name it
+            setting_config = setting_config.model_copy(update={"storage": given.storage.url})
+        return trials.run(setting_config, trial, given.root, config.metric, watch, self._node)
 
 
 class _Packs(Searcher):
@@ -201,10 +211,12 @@ def run(sweep: Sweep, root: Path, queue: TrialQueue, rungs: Rungs | None, tell: 
     ensure_ray()
     quiet_tune()
     config = sweep.config
+    storage = Storage.of(sweep.of({}).storage)
+    check_root(root, storage)
     board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=this_node()).remote(rungs)
     actors = max(1, int(ray.cluster_resources().get("CPU", 1) / config.trial_cpus))
     trainable = tune.with_resources(
-        tune.with_parameters(_PackActor, given=_Given(sweep, root, board)),
+        tune.with_parameters(_PackActor, given=_Given(sweep, root, storage, board)),
         {"cpu": config.trial_cpus, "gpu": config.trial_gpus},
     )
     scratch = root / "sweeps" / sweep.sweep_id / "tune"  # errors of actors, for looking at

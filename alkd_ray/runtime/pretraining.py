@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ray
 
-from alkd_ray.runtime.cluster import ensure_ray
+from alkd_ray import artifacts
+from alkd_ray.runtime.cluster import check_root, ensure_ray
 from alkd_ray.runtime.threads import one_thread
 from alkd_ray.stages import Listener, Silent
+from alkd_ray.storage import Storage
 from alkd_ray.sweeps import shared
 from alkd_ray.sweeps.shared import Training
 
@@ -20,9 +23,11 @@ def train(trainings: Sequence[Training], listener: Listener, root: Path) -> None
         shared.train_in_process(trainings, listener, root)
         return
     ensure_ray()
+    storage = Storage.of(trainings[0].config.storage)
+    check_root(root, storage)
     listener.stage_started("pretrain of all settings", None)
     task = ray.remote(_pretrain).options(num_cpus=1, max_retries=3)
-    waiting = [task.remote(training, root) for training in trainings]
+    waiting = [task.remote(training, root, storage) for training in trainings]
     while waiting:
         over, waiting = ray.wait(waiting, num_returns=1)
         ray.get(over)
@@ -30,6 +35,10 @@ def train(trainings: Sequence[Training], listener: Listener, root: Path) -> None
         listener.progress(done, len(trainings), "models pretrained")
 
 
-def _pretrain(training: Training, root: Path) -> None:
+def _pretrain(training: Training, root: Path, storage: Storage | None) -> None:
     one_thread()
+    if storage is not None:  # this process's environment need not name it
+        config = training.config.model_copy(update={"storage": storage.url})
+        training = replace(training, config=config)
+    artifacts.found(root, "import", training.imported.key, storage)
     shared.pretrain(training, Silent(), root)

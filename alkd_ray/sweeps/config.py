@@ -160,6 +160,7 @@ class SweepConfig(BaseModel):
 
 # What decides neither a trial's result nor which trials there are.
 HOW_TO_RUN = {"engine", "pack", "trial_cpus", "trial_gpus", "finalists"}
+WHERE_THINGS_LIE = {"books", "storage"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,8 @@ class Sweep:
     def sweep_id(self) -> str:
         """Name and content; the same content is the same sweep, however it is run."""
         varied = self.config.model_dump(exclude=HOW_TO_RUN | {"run"})
-        return f"{self.config.name}-{canonical_hash([varied, self.base], 8)}"
+        run = {name: value for name, value in self.base.items() if name not in WHERE_THINGS_LIE}
+        return f"{self.config.name}-{canonical_hash([varied, run], 8)}"
 
     @property
     def seeds(self) -> list[int]:

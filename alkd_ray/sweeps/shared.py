@@ -28,7 +28,10 @@ from alkd_ray.sweeps.records import Setting, Trial
 from alkd_ray.types import RunStatus
 
 # Parts of a config that a trial alone reads; the others decide what comes before it.
-OF_TRIALS = {"student", "distillation", "evaluation", "tracking", "name", "books", "budget"}
+OF_TRIALS = {
+    *("student", "distillation", "evaluation"),
+    *("tracking", "name", "books", "storage", "budget"),
+}
 
 
 @dataclass(frozen=True, slots=True)

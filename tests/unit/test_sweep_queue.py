@@ -110,7 +110,7 @@ def test_the_search_is_told_the_mean_over_the_seeds_once_a_setting_is_over() -> 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    seconds=st.floats(1e-4, 100),
+    seconds=st.floats(1e-3, 100),
     overhead=st.floats(0, 20),
     left=st.integers(1, 10_000),
     actors=st.integers(1, 64),

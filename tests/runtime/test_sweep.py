@@ -1,0 +1,217 @@
+"""Sweeps: shared work is done and paid once, and a trial is the same wherever it runs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from alkd_ray import pipeline
+from alkd_ray.annotation import worker
+from alkd_ray.errors import InputError
+from alkd_ray.evaluation.metrics import metric_values
+from alkd_ray.evaluation.ranks import read_ranks
+from alkd_ray.pipeline import Engines
+from alkd_ray.stages import Silent
+from alkd_ray.sweeps import journal as journals
+from tests.sweep_files import OVER, RUN, run, table, written
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ALKD_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def weights(home: Path, key: str) -> dict[str, bytes]:
+    file = home / "distillation" / key / "checkpoint" / "weights.safetensors"
+    return {name: value.tobytes() for name, value in load_file(file).items()}
+
+
+def test_a_sweep_by_ray_is_the_sweep_of_one_process_and_each_trial_that_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(tmp_path, finalists=2)
+    homes = {name: tmp_path / name for name in ("ray", "local", "solo")}
+    monkeypatch.setenv("ALKD_HOME", str(homes["ray"]))
+    by_ray = run(file, "sweep.pack=5")
+    monkeypatch.setenv("ALKD_HOME", str(homes["local"]))
+    here = run(file, "sweep.engine=local")
+    assert by_ray.status == here.status == "complete"
+    assert len(by_ray.records) == 8 * 2
+    assert table(by_ray) == table(here)
+    assert {record.node for record in by_ray.records.values()} != {"local"}
+    for name, record in by_ray.records.items():
+        other = here.records[name]
+        assert record.distilled == other.distilled
+        assert weights(homes["ray"], record.distilled) == weights(homes["local"], other.distilled)
+    # A run of its own, in a process's plain loop, of one setting.
+    setting = by_ray.standings[3].setting
+    config = by_ray.sweep.of(setting.point)
+    monkeypatch.setenv("ALKD_HOME", str(homes["solo"]))
+    solo = pipeline.run(config, homes["solo"], Silent(), Engines(annotate=worker.annotate))
+    for seed, output in solo.by_seed["distilled"].items():
+        record = by_ray.records[f"{setting.id}-{seed}"]
+        found = weights(homes["solo"], output.key)
+        assert found == weights(homes["ray"], record.distilled)
+    # Test metrics are there for the finalists alone.
+    chosen = {s.setting.id for s in by_ray.standings[:2]}
+    assert {name.rpartition("-")[0] for name in by_ray.tested} == chosen
+    evaluated = list((homes["ray"] / "evaluation").iterdir())
+    assert len(evaluated) == len({k for keys in by_ray.tested.values() for k in keys.values()})
+
+
+def test_shared_work_is_done_once_and_every_question_is_paid_once(
+    tmp_path: Path, home: Path
+) -> None:
+    outcome = run(written(tmp_path), "sweep.engine=local")
+    made = {
+        stage: [json.loads(f.read_text()) for f in (home / stage).glob("*/stage.json")]
+        for stage in ("pretrain", "difficulty", "selection", "annotation", "distillation")
+    }
+    roles = Counter(found["settings"]["role"] for found in made["pretrain"])
+    assert roles == {"teacher": 2, "student": 2}  # one a seed
+    assert len(made["difficulty"]) == 2
+    assert len(made["selection"]) == 4 * 2  # strategy, budget and seed; not the learning rate
+    assert len(made["annotation"]) == 4
+    assert len(made["distillation"]) == 8 * 2
+    shared = outcome.shared
+    assert shared.unshared == 2 * 2 * 2 * (10 + 20)  # each setting and seed by itself
+    assert 0 < shared.sent == shared.requests < shared.unshared / 2
+    assert shared.microusd > 0
+    again = run(written(tmp_path, name="other"), "sweep.engine=local")
+    assert (again.shared.sent, again.shared.requests) == (0, shared.requests)
+    assert all(record.reused for record in again.records.values())
+    assert table(again) == table(outcome)
+
+
+def test_a_sweep_that_is_over_runs_nothing_again_and_one_that_grew_only_the_new(
+    tmp_path: Path, home: Path
+) -> None:
+    file = written(tmp_path)
+    with pytest.raises(InputError, match="no such sweep to resume"):
+        run(file, "sweep.engine=local", resume=True)
+    first = run(file, "sweep.engine=local")
+    folder = journals.folder_of(first.sweep)
+    again = run(file, "sweep.engine=local", resume=True)
+    assert table(again) == table(first)
+    trials = [e for e in journals.read(folder) if e["event"] == "trial"]
+    assert len(trials) == 16
+    grown = written(tmp_path, seeds=[1, 2, 3])
+    larger = run(grown, "sweep.engine=local")
+    assert sum(not record.reused for record in larger.records.values()) == 8
+    for standing in larger.standings:
+        assert len(standing.by_seed) == 3
+
+
+def test_a_failing_trial_is_reported_and_the_others_go_on(tmp_path: Path, home: Path) -> None:
+    over = {"distillation.training.learning_rate": {"grid": [0.001, 1.0e38]}}
+    outcome = run(written(tmp_path, over=over), "sweep.engine=local")
+    assert outcome.status == "partial"
+    assert "2 of 4 trials failed" in outcome.reason
+    good, bad = outcome.standings
+    assert (good.state, bad.state) == ("whole", "2 failed")
+    failed = outcome.records[f"{bad.setting.id}-1"]
+    assert "training diverged" in failed.reason
+    assert failed.point == {"distillation.training.learning_rate": 1.0e38}
+    assert set(outcome.tested) == {f"{good.setting.id}-{seed}" for seed in (1, 2)}
+
+
+def test_asha_ends_trials_early_and_only_by_the_metric_that_ranks(
+    tmp_path: Path, home: Path
+) -> None:
+    over = {"distillation.training.learning_rate": {"grid": [1e-2, 1e-7, 1e-6, 3e-6, 3e-3, 1e-5]}}
+    fields = {"scheduler": "asha", "asha": {"first_step": 10, "reduction": 2}, "over": over}
+    with pytest.raises(InputError, match=r"distillation\.training\.metric=recall@5"):
+        run(written(tmp_path, metric="recall@5", **fields), "sweep.engine=local")
+    outcome = run(written(tmp_path, **fields), "sweep.engine=local")
+    dropped = [record for record in outcome.records.values() if record.status == "dropped"]
+    assert dropped
+    assert all(not record.metrics and "at step" in record.reason for record in dropped[:1])
+    assert outcome.standings[0].is_whole
+    for record in outcome.records.values():
+        if record.status == "complete":
+            assert record.rungs
+    again = run(written(tmp_path, **fields), "sweep.engine=local")
+    assert table(again) == table(outcome)
+
+
+def test_optuna_searches_what_is_not_bought(tmp_path: Path, home: Path) -> None:
+    over = {
+        "selection.budget": {"grid": [10, 20]},
+        "distillation.training.learning_rate": {"loguniform": [1e-5, 1e-1]},
+    }
+    file = written(tmp_path, over=over, search="optuna", samples=5)
+    outcome = run(file, "sweep.engine=local")
+    assert len(outcome.standings) == 5
+    assert (
+        len({s.setting.point["distillation.training.learning_rate"] for s in outcome.standings})
+        == 5
+    )
+    assert len(list((home / "annotation").iterdir())) == 2
+    with pytest.raises(InputError, match="decides what is bought"):
+        run(written(tmp_path, over={"selection.budget": {"range": [5, 9]}}, search="optuna"))
+
+
+def test_metrics_are_those_of_the_validation_sessions(tmp_path: Path, home: Path) -> None:
+    outcome = run(written(tmp_path), "sweep.engine=local")
+    record = next(iter(outcome.records.values()))
+    [valid] = [
+        folder
+        for folder in (home / "validation").iterdir()
+        if json.loads((folder / "stage.json").read_text())["inputs"]["model"] == record.distilled
+    ]
+    ranks = read_ranks(valid / "ranks.parquet")
+    assert record.metrics["ndcg@10"] == pytest.approx(metric_values(ranks, "ndcg@10").mean())
+    history = json.loads((home / "distillation" / record.distilled / "history.json").read_text())
+    assert record.metrics["ndcg@10"] == pytest.approx(history["best_metric"])
+
+
+def test_cases_set_fields_together(tmp_path: Path, home: Path) -> None:
+    cases = {
+        "plain": {"distillation.method": "teacher-ranking"},
+        "llm": {"distillation.method": "alkdrec", "student.dim": 4},
+    }
+    outcome = run(written(tmp_path, over={"how": {"cases": cases}}), "sweep.engine=local")
+    by_name = {s.setting.point["how"]: s for s in outcome.standings}
+    assert set(by_name) == {"plain", "llm"}
+    assert outcome.sweep.of({"how": "llm"}).student.dim == 4
+    trials = {
+        n: outcome.shared.trials(s.setting, outcome.sweep.of(s.setting.point))
+        for n, s in by_name.items()
+    }
+    assert {bool(t.rankings) for t in trials["llm"]} == {True}
+    assert {bool(t.rankings) for t in trials["plain"]} == {False}
+
+
+def test_a_cap_that_ends_the_buying_is_said_and_the_rest_is_run(tmp_path: Path, home: Path) -> None:
+    limited = {
+        **RUN,
+        "budget": {"requests": 12},
+        "annotation": {**RUN["annotation"], "partial": True},
+    }
+    outcome = run(written(tmp_path, run=limited), "sweep.engine=local")
+    assert outcome.status == "stopped"
+    assert "12 requests" in outcome.reason
+    assert outcome.shared.requests == 12
+    assert outcome.standings[0].is_whole
+    # Each setting and seed has got some of it.
+    assert all(standing.is_whole for standing in outcome.standings)
+
+
+def test_overrides_reach_run_and_sweep_and_change_what_the_sweep_is(tmp_path: Path) -> None:
+    from alkd_ray.sweeps.config import load
+
+    file = written(tmp_path)
+    plain = load(file)
+    assert load(file, ["sweep.pack=3", "sweep.finalists=all"]).sweep_id == plain.sweep_id
+    assert load(file, ["student.dim=4"]).sweep_id != plain.sweep_id
+    assert load(file, ["student.dim=4"]).of({}).student.dim == 4
+    assert load(file, ["sweep.metric=mrr@10"]).sweep_id != plain.sweep_id
+    with pytest.raises(InputError, match="pak"):
+        load(file, ["sweep.pak=3"])
+    assert yaml.safe_load(file.read_text())["over"] == OVER
