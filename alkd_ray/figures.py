@@ -6,10 +6,12 @@ dark theme, zooms without loss, and is read aloud by its label. Equal input give
 
 from __future__ import annotations
 
+import contextlib
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +20,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from alkd_ray.evaluation.statistics import Estimate
 from alkd_ray.types import BoolArray, FloatArray
 
 WIDTH_INCHES = 5.2
+LOG_SPAN = 30.0  # numbers that span more are drawn on a logarithmic scale
+_MOST_TICKS = 8
 # Stand-ins that matplotlib can draw with, and the page's variables that take their place.
 _TEXT, _RULE = "#010203", "#040506"
 _COLOURS = {
@@ -42,6 +48,10 @@ _OF_ROLE = {
 # A role differs by its dashes and marks as well, for readers who do not see its colour.
 _DASHES: dict[str, Any] = {"teacher": (0, (5, 1.5)), "student": (0, (1.2, 1.2)), "distilled": "-"}
 _MARKS = {"teacher": "s", "student": "^", "distilled": "o"}
+# Lines that are no roles, for :func:`series`.
+LINES = [f"#21222{number}" for number in range(8)]
+_SHAPES = "os^Dv<>P"
+_LINE_DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5))]
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9.5,
@@ -69,6 +79,16 @@ class Bar:
     name: str
     role: str
     estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One value of :func:`series`: its place, and its interval, where there is one."""
+
+    at: float
+    mean: float
+    low: float | None
+    high: float | None
 
 
 def metric_bars(bars: Sequence[Bar], metric: str, label: str) -> str:
@@ -177,6 +197,119 @@ def difficulty_histogram(difficulty: FloatArray, selected: BoolArray, label: str
         axes.locator_params(axis="x", nbins=6)
         figure.legend(loc="outside upper left", fontsize=9, ncols=2)
         return _svg(figure, label)
+
+
+@contextlib.contextmanager
+def drawing(salt: str) -> Iterator[None]:
+    """The reports' style, in which a figure is begun, drawn and written.
+
+    Text is text: a ``$`` in a label begins no formula.
+
+    Args:
+        salt: keeps the ids of one figure apart from those of others on the same page.
+    """
+    style = {**_STYLE, "svg.hashsalt": salt, "text.parse_math": False}
+    with mpl.rc_context(style), warnings.catch_warnings():
+        # Text stays text: the page's font has the letters that matplotlib's own lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def panels(titles: Sequence[str], height_inches: float, *, wide: bool = False) -> list[Axes]:
+    """Axes of a new figure, one for each title, two or three in a row; ``""`` = no title."""
+    columns = min(len(titles), 2 if len(titles) in (2, 4) else 3)
+    rows = -(-len(titles) // columns)
+    width = WIDTH_INCHES * (2 if len(titles) > 1 or wide else 1)
+    figure = Figure(figsize=(width, 0.3 + rows * height_inches), layout="constrained")
+    FigureCanvasSVG(figure)
+    found: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, title in zip(found, titles, strict=False):
+        cut = f"{title[:59]}…" if len(title) > 60 else title
+        axes.set_title(cut, fontsize=9.5)
+    for axes in found[len(titles) :]:
+        axes.remove()
+    return found[: len(titles)]
+
+
+def as_svg(axes: Axes, label: str) -> str:
+    """The figure that ``axes`` are part of as one ``<svg>`` element, with a label.
+
+    A page that shows lines of :data:`LINES` defines ``--line-1`` and so on.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    text = _svg(figure, label)
+    for number, colour in enumerate(LINES, start=1):
+        text = text.replace(colour, f"var(--line-{number})")
+    return text
+
+
+def series(
+    axes: Axes, marks: Sequence[Mark], number: int, *, joined: bool, bands: bool, down: bool = False
+) -> None:
+    """Marks of one colour and shape, with their intervals.
+
+    Args:
+        axes: where.
+        marks: in the order of the line.
+        number: of the series, from 0 to 7.
+        joined: a line goes through them.
+        bands: intervals are a band, not bars.
+        down: places go downwards, values across.
+    """
+    colour, shape = LINES[number], _SHAPES[number]
+    line: Any = _LINE_DASHES[number % len(_LINE_DASHES)] if joined else "none"
+    at, means = [mark.at for mark in marks], [mark.mean for mark in marks]
+    xy = (means, at) if down else (at, means)
+    axes.plot(*xy, color=colour, linestyle=line, linewidth=1.6, marker=shape, markersize=5)
+    sure = [mark for mark in marks if mark.low is not None and mark.high is not None]
+    at = [mark.at for mark in sure]
+    lows, highs = ([getattr(mark, end) for mark in sure] for end in ("low", "high"))
+    if bands and len(sure) > 1:
+        axes.fill_between(at, lows, highs, color=colour, alpha=0.15, linewidth=0)
+    elif down:
+        axes.hlines(at, lows, highs, color=colour, linewidth=1.1)
+    else:
+        axes.vlines(at, lows, highs, color=colour, linewidth=1.1)
+
+
+def number_axis(axes: Axes, values: Sequence[float], *, ticks: bool = True) -> None:
+    """Across: a logarithm where the values span much; the values as ticks, where they fit."""
+    given = sorted(set(values))
+    is_log = given[0] > 0 and given[-1] > LOG_SPAN * given[0]
+    if is_log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=6))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.locator_params(axis="x", nbins=6)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    steps = np.log(given) if is_log else np.array(given, np.float64)
+    gaps = np.diff(steps)
+    if ticks and 1 < len(given) <= _MOST_TICKS and gaps.min() > 0.09 * gaps.sum():
+        axes.set_xticks(given, [f"{value:.4g}" for value in given])
+
+
+def level(axes: Axes, value: float, *, down: bool) -> None:
+    """A dashed line all through, at one value of the metric."""
+    draw = axes.axvline if down else axes.axhline
+    draw(value, color=_TEXT, linewidth=1.1, linestyle=(0, (4, 3)))
+
+
+def legend(axes: Axes, names: Sequence[str], level_name: str, letters: int) -> None:
+    """Above the whole figure: what each series is, and the level, in rows of so many letters."""
+    keys = [
+        Line2D([], [], color=LINES[n], marker=_SHAPES[n], linestyle="none", markersize=5)
+        for n in range(len(names))
+    ]
+    if level_name:
+        keys.append(Line2D([], [], color=_TEXT, linewidth=1.1, linestyle=(0, (4, 3))))
+    # Matplotlib leaves out what begins with an underscore.
+    shown = [f"\u200b{name}" for name in (*names, *filter(None, [level_name]))]
+    figure = axes.get_figure(root=True)
+    if figure is not None and keys:
+        columns = max(1, letters // (max(map(len, shown)) + 6))
+        figure.legend(keys, shown, loc="outside upper left", fontsize=9, ncols=columns)
 
 
 def _new(height_inches: float) -> tuple[Figure, Axes]:

@@ -74,21 +74,26 @@ def check_root(root: Path, storage: Storage | None) -> None:
     Raises:
         InputError: there are nodes that do not see the run root, and no storage.
     """
+    if storage is None and not all_nodes_see(root):
+        raise InputError(
+            f"not all nodes see the run root {root}; set storage to a folder or bucket that all "
+            "of them reach, or ALKD_HOME to a shared folder"
+        )
+
+
+def all_nodes_see(folder: Path) -> bool:
+    """Whether a folder of this node is the same on the others; asks each of them."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if storage is not None or len(nodes) == 1:
-        return
-    token = root / f".seen-{uuid4().hex}"
+    if len(nodes) == 1:
+        return True
+    token = folder / f".seen-{uuid4().hex}"
     token.touch()
     try:
         look = ray.remote(_sees).options(num_cpus=0)
         seen = ray.get([look.options(scheduling_strategy=on(node)).remote(token) for node in nodes])
     finally:
         token.unlink()
-    if not all(seen):
-        raise InputError(
-            f"{seen.count(False)} of {len(nodes)} nodes do not see the run root {root}; set "
-            "storage to a folder or bucket that all of them reach, or ALKD_HOME to a shared folder"
-        )
+    return all(seen)
 
 
 def _sees(token: Path) -> bool:

@@ -203,10 +203,25 @@ def _name(pack: Any) -> str:
     return f"pack-{pack.trial_id}"
 
 
-def run(sweep: Sweep, root: Path, queue: TrialQueue, rungs: Rungs | None, tell: Tell) -> None:
+def run(
+    sweep: Sweep,
+    root: Path,
+    queue: TrialQueue,
+    rungs: Rungs | None,
+    tell: Tell,
+    reuse_actors: bool = True,
+) -> None:
     """Runs all that is left in ``queue``; starts, or joins, Ray.
 
     A killed actor's pack is taken up by another: what it had finished is found, the rest is run.
+
+    Args:
+        sweep: the sweep.
+        root: the run root.
+        queue: what is left.
+        rungs: the scheduler; None = every trial is trained to its end.
+        tell: takes note of what became of trials.
+        reuse_actors: False = a new actor for each pack, to see what that costs.
     """
     ensure_ray()
     quiet_tune()
@@ -225,7 +240,7 @@ def run(sweep: Sweep, root: Path, queue: TrialQueue, rungs: Rungs | None, tell: 
         tune_config=tune.TuneConfig(
             search_alg=_Packs(queue, PackSizes(config.pack), actors, tell),
             num_samples=-1,
-            reuse_actors=True,
+            reuse_actors=reuse_actors,
             max_concurrent_trials=actors,
             trial_name_creator=_name,
             trial_dirname_creator=_name,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import ray
 
-from alkd_ray import artifacts
 from alkd_ray.runtime.cluster import check_root, ensure_ray
 from alkd_ray.runtime.threads import one_thread
 from alkd_ray.stages import Listener, Silent
@@ -40,5 +39,4 @@ def _pretrain(training: Training, root: Path, storage: Storage | None) -> None:
     if storage is not None:  # this process's environment need not name it
         config = training.config.model_copy(update={"storage": storage.url})
         training = replace(training, config=config)
-    artifacts.found(root, "import", training.imported.key, storage)
     shared.pretrain(training, Silent(), root)

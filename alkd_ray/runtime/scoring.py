@@ -11,8 +11,8 @@ import pyarrow.dataset as arrow_dataset
 import pyarrow.parquet as pq
 import ray
 
-from alkd_ray.runtime.cluster import ensure_ray
-from alkd_ray.scoring import DifficultyWorker, ScoreJob
+from alkd_ray.runtime.cluster import all_nodes_see, ensure_ray
+from alkd_ray.scoring import DifficultyWorker, ScoreJob, score_in_process
 
 BATCH_ROWS = 16_384
 
@@ -22,9 +22,13 @@ def score(job: ScoreJob, out: Path) -> None:
 
     Tasks, not actors: worker processes live on between tasks, so the models are loaded once in
     each as well, without the seconds that a pool of actors takes to start, and without the danger
-    that actors hold every CPU while the reads starve.
+    that actors hold every CPU while the reads starve. Where nodes do not share the run root, this
+    process scores alone.
     """
     ensure_ray()
+    if not all_nodes_see(job.shards.parent):  # Ray Data reads on any node
+        score_in_process(job, out)
+        return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

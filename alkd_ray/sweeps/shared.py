@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alkd_ray import buying, hinting, pipeline, plans, stages
+from alkd_ray import artifacts, buying, hinting, pipeline, plans, stages
 from alkd_ray.annotation import planning
 from alkd_ray.artifacts import StageOutput
 from alkd_ray.bought import Bought
@@ -205,7 +205,8 @@ def train_in_process(trainings: Sequence[Training], listener: Listener, root: Pa
 def pretrain(training: Training, listener: Listener, root: Path) -> StageOutput:
     """Pretrains one model, unless it is there."""
     context = Context(training.config, root, listener)
-    return stages.pretrain(context, training.role, training.imported, training.seed)
+    imported = artifacts.found(root, "import", training.imported.key, context.storage)
+    return stages.pretrain(context, training.role, imported, training.seed)
 
 
 def _is_there(training: Training, root: Path) -> bool:

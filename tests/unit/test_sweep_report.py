@@ -1,0 +1,505 @@
+"""The report of a sweep: its numbers, its words, its figures, and what it withstands."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from alkd_ray.errors import InputError
+from alkd_ray.evaluation.metrics import metric_values, summary
+from alkd_ray.evaluation.ranks import write_ranks
+from alkd_ray.evaluation.statistics import bootstrap, holm
+from alkd_ray.sweeps import config as configs
+from alkd_ray.sweeps import figures, report
+from alkd_ray.sweeps.figures import Plot, Shown
+from alkd_ray.sweeps.records import Setting, TrialRecord
+from alkd_ray.sweeps.report import SweepReportData
+from alkd_ray.sweeps.shared import Prepared, Shared, purchase_of
+from alkd_ray.sweeps.standings import finalists, standings
+from alkd_ray.types import Ranks
+
+FILES = {"sweep.html", "sweep.md", "settings.csv", "trials.csv", "metrics.json"}
+METRIC = "ndcg@10"
+NASTY = "=cmd|' /C calc'!A0 <script>alert(1)</script> | **b** $\\frac{ \n# head \"q\" _u"
+SESSIONS = np.arange(500, 800)
+
+
+class Page(HTMLParser):
+    """Checks that elements nest; collects tags, attributes, and the rows of tables by id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag == "table":
+            self.rows = self.tables.setdefault(dict(attrs).get("id") or "", [])
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.rows and ("td" in self.open or "th" in self.open):
+            self.rows[-1][-1] += data
+
+
+def ranks(seed: int, middle: float) -> Ranks:
+    """Of the same sessions, lower where ``middle`` is lower."""
+    ease = np.random.default_rng(0).normal(0, 1, len(SESSIONS))
+    noise = np.random.default_rng([seed, round(100 * middle)]).normal(0, 0.6, len(SESSIONS))
+    found = np.clip(np.exp(np.log(middle) + ease + noise), 1, 999).astype(np.int64)
+    return Ranks(SESSIONS, found, 999)
+
+
+def example(
+    over: Mapping[str, Sequence[Any]],
+    seeds: Sequence[int] = (1, 2, 3),
+    wanted: int | str = "all",
+    reasons: Mapping[int, tuple[str, str]] | None = None,
+) -> SweepReportData:
+    """A sweep of the crossed values.
+
+    Args:
+        over: axis -> its values.
+        seeds: the seeds.
+        wanted: finalists.
+        reasons: number of a trial -> its status and reason, where it is not complete.
+    """
+    records, kept, paid = {}, {"student": ranks(90, 40.0), "teacher": ranks(91, 12.0)}, {}
+    for number, values in enumerate(itertools.product(*over.values())):
+        setting = Setting(dict(zip(over, values, strict=True)))
+        paid[setting.id] = 1_000 * (number + 1)
+        for place, seed in enumerate(seeds):
+            trial = f"{setting.id}-{seed}"
+            status, reason = (reasons or {}).get(number * len(seeds) + place, ("complete", ""))
+            found = ranks(100 * number + seed, 30.0 - number)
+            records[trial] = TrialRecord(
+                trial,
+                setting.point,
+                seed,
+                "inputs",
+                status,  # type: ignore[arg-type]
+                metrics=summary(found, (5, 10)) if status == "complete" else {},
+                seconds=1.5,
+                node="node-1",
+                reason=reason,
+            )
+            kept[trial] = ranks(7_000 + 100 * number + seed, 30.0 - number)
+    found = standings(records.values(), METRIC, seeds)
+    tested = {
+        f"{one.setting.id}-{seed}": {
+            "distilled": f"{one.setting.id}-{seed}",
+            "student": "student",
+            "teacher": "teacher",
+        }
+        for one in finalists(found, wanted)
+        for seed in seeds
+    }
+    return SweepReportData(
+        title="many",
+        generated="alkd_ray 0, sweep many-1",
+        config={"name": "many"},
+        metric=METRIC,
+        axes=tuple(over),
+        seeds=tuple(seeds),
+        cutoffs=(5, 10),
+        resamples=400,
+        standings=tuple(found),
+        records=records,
+        shared=Shared(requests=30, unshared=120, sent=10, microusd=1_234_500),
+        tested=tested,
+        ranks=kept,
+        microusd=paid,
+        unit="simulated USD",
+    )
+
+
+OVER = {"selection.strategy": ["random", "exact"], "selection.budget": [30, 300, 3_000]}
+
+
+def written(data: SweepReportData, folder: Path) -> tuple[Page, str, dict[str, Any]]:
+    """Page, Markdown and numbers; a warning of a library is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.write(data, folder)
+    assert {file.name for file in folder.iterdir()} == FILES
+    page = Page((folder / "sweep.html").read_text("utf-8"))
+    numbers = json.loads(
+        (folder / "metrics.json").read_text("utf-8"), parse_constant=lambda name: pytest.fail(name)
+    )
+    return page, (folder / "sweep.md").read_text("utf-8"), numbers
+
+
+def test_validation_means_intervals_and_tests_are_scipys(tmp_path: Path) -> None:
+    data = example(OVER)
+    page, _, numbers = written(data, tmp_path)
+    best, *others = data.standings
+    found = {one["setting"]: one for one in numbers["settings"]}
+    p_values = []
+    for row, one in zip(page.tables["settings"][1:], data.standings, strict=True):
+        trials = [data.records[f"{one.setting.id}-{seed}"] for seed in data.seeds]
+        for column, name in enumerate(("recall@5", "ndcg@5", "recall@10", METRIC), start=3):
+            values = [trial.metrics[name] for trial in trials]
+            low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+            assert row[column] == f"{np.mean(values):.4f}± {(high - low) / 2:.4f}"
+            told = found[one.setting.id]["validation"][name]
+            assert told["mean"] == pytest.approx(np.mean(values), rel=1e-6)
+            assert told["half_width"] == pytest.approx((high - low) / 2, rel=1e-6)
+            assert list(told["by_seed"].values()) == pytest.approx(values, rel=1e-6)
+    for one in others:
+        pairs = [list(standing.by_seed.values()) for standing in (best, one)]
+        test = stats.ttest_rel(*pairs)
+        told = found[one.setting.id]["against_best"]
+        interval = test.confidence_interval()
+        assert told["p_value"] == pytest.approx(test.pvalue, rel=1e-6)
+        assert told["mean"] - told["half_width"] == pytest.approx(interval.low, rel=1e-5)
+        p_values.append(test.pvalue)
+    corrected = [found[one.setting.id]["against_best"]["p_holm"] for one in others]
+    assert corrected == pytest.approx(list(holm(p_values)), rel=1e-6)
+    untold = sum(p >= 0.05 for p in holm(p_values))
+    words = f"{untold} of 5 other settings cannot be told" if untold else "All 5 other settings are"
+    assert any(said.startswith(words) for said in numbers["headline"])
+
+
+@pytest.mark.parametrize("batch_rows", [1, 1_500])
+def test_test_metrics_are_those_of_the_bootstrap(
+    batch_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is resampled together: equal seeds draw equal sessions."""
+    monkeypatch.setattr(report, "_BATCH_ROWS", batch_rows)
+    data = example(OVER)
+    page, markdown, numbers = written(data, tmp_path)
+    found = {one["setting"]: one for one in numbers["settings"]}
+    student = np.stack([metric_values(data.ranks["student"], METRIC)] * 3)
+    p_values = []
+    for one in data.standings:
+        trials = [f"{one.setting.id}-{seed}" for seed in data.seeds]
+        values = np.stack([metric_values(data.ranks[trial], METRIC) for trial in trials])
+        alone = bootstrap([values, student], data.resamples, 1)
+        told, wanted = found[one.setting.id], alone.estimate(0)
+        tested = told["test"]["distilled"]
+        assert tested["metrics"][METRIC]["mean"] == pytest.approx(values.mean(), rel=1e-6)
+        assert tested["metrics"][METRIC]["low"] == pytest.approx(wanted.low, rel=1e-6)
+        assert tested["metrics"][METRIC]["high"] == pytest.approx(wanted.high, rel=1e-6)
+        assert list(tested["by_seed"].values()) == pytest.approx(values.mean(1), rel=1e-6)
+        gap = alone.difference(0, 1)
+        assert told["gain"]["mean"] == pytest.approx(values.mean() - student.mean(), rel=1e-6)
+        assert told["gain"]["low"] == pytest.approx(gap.low, rel=1e-6, abs=1e-9)
+        p_values.append(gap.p_value)
+    corrected = [found[one.setting.id]["gain"]["p_bootstrap_holm"] for one in data.standings]
+    assert corrected == pytest.approx(list(holm(p_values)), rel=1e-6)
+    rows = page.tables["finalists"][1:]
+    assert [row[0] for row in rows] == ["distilled"] * 6 + ["student", "teacher"]
+    assert rows[6][1] == "of all finalists"
+    recall = np.mean(data.ranks["teacher"].ranks <= 5)
+    assert rows[7][2].startswith(f"{recall:.4f}")
+    assert f"| teacher | of all finalists | {recall:.4f} (" in markdown
+
+
+def test_the_csv_files_hold_everything(tmp_path: Path) -> None:
+    data = example(OVER, wanted=2, reasons={0: ("failed", "nan")})
+    written(data, tmp_path)
+    settings = list(csv.DictReader((tmp_path / "settings.csv").open(encoding="utf-8")))
+    assert [row["setting"] for row in settings] == [one.setting.id for one in data.standings]
+    assert [bool(row["test distilled ndcg@10"]) for row in settings] == [True] * 2 + [False] * 4
+    assert settings[-1]["state"] == "1 failed"
+    for row, one in zip(settings, data.standings, strict=True):
+        assert row["selection.budget"] == str(one.setting.point["selection.budget"])
+        assert float(row["validation ndcg@10"]) == pytest.approx(one.mean, rel=1e-5)
+        assert float(row["dollars"]) == data.microusd[one.setting.id] / 1e6
+    trials = list(csv.DictReader((tmp_path / "trials.csv").open(encoding="utf-8")))
+    assert {row["trial"] for row in trials} == set(data.records)
+    for row in trials:
+        record = data.records[row["trial"]]
+        assert row["status"] == record.status
+        assert bool(row["test teacher recall@5"]) == (row["trial"] in data.tested)
+        if record.status == "complete":
+            assert float(row["validation mrr@10"]) == pytest.approx(
+                record.metrics["mrr@10"], rel=1e-5
+            )
+        if row["trial"] in data.tested:
+            wanted = metric_values(data.ranks[row["trial"]], "recall@10").mean()
+            assert float(row["test distilled recall@10"]) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_words_at_the_top(tmp_path: Path) -> None:
+    data = example(OVER)
+    page, markdown, numbers = written(data, tmp_path)
+    best, second = data.standings[:2]
+    said = numbers["headline"]
+    assert said[0].startswith(f"Best setting by validation: {data.label(best.setting)} (validation")
+    p_value = stats.ttest_rel(list(best.by_seed.values()), list(second.by_seed.values())).pvalue
+    verdict = "is below it" if p_value < 0.05 else "cannot be told from it"
+    assert said[1].startswith(f"The runner-up, {data.label(second.setting)}, {verdict} (")
+    assert f"p = {p_value:.3f}" in said[1]
+    assert "30 requests for rankings serve all settings; it would have been 120" in said[-2]
+    assert "75% saved; 10 sent" in said[-2]
+    assert said[-1] == "Rankings and hints cost 1.2345 simulated USD."
+    assert any("The 6 finalists reach" in finding for finding in said)
+    assert any("3 seeds are few" in note for note in numbers["notes"])
+    assert not page.tags & {"script", "link", "iframe", "img", "object"}
+    assert markdown.count("\n- ") == len(said) + len(numbers["notes"])
+
+
+def test_a_runner_up_that_is_told_and_one_that_is_the_same() -> None:
+    data = example({"student.dim": [5, 10]}, seeds=range(6))
+    first, second = data.standings
+    below = {seed: value - 0.02 - 0.001 * seed for seed, value in first.by_seed.items()}
+    data = replace(data, standings=(first, replace(second, by_seed=below)))
+    assert "is below it (" in str(report.headline(data, report.analyse(data))[1])
+    for shift, words in ((0.0, "did exactly as well"), (0.01, "is lower by the same amount")):
+        same = {seed: value - shift for seed, value in first.by_seed.items()}
+        data = replace(data, standings=(first, replace(second, by_seed=same)))
+        rows = report.analyse(data)
+        assert words in str(report.headline(data, rows)[1])
+        assert rows[1].p_holm is None
+
+
+def test_one_seed_claims_no_more_than_it_can(tmp_path: Path) -> None:
+    data = example(OVER, seeds=[7])
+    page, markdown, numbers = written(data, tmp_path)
+    assert "one seed, no interval" in numbers["headline"][0]
+    assert "with one seed there is no test over seeds" in numbers["headline"][1]
+    assert "One seed: another training run may differ" in " ".join(numbers["notes"])
+    for one in numbers["settings"]:
+        assert one["validation"][METRIC]["half_width"] is None
+        tested = one["test"]["distilled"]["metrics"][METRIC]
+        assert tested["low"] < tested["mean"] < tested["high"]
+    assert "intervals cover sessions." in markdown
+    assert not any("±" in cell for row in page.tables["settings"] for cell in row)
+
+
+def test_failed_and_dropped_trials_are_told_and_the_rest_stands(tmp_path: Path) -> None:
+    reasons = {4: ("failed", "loss is not a number"), 17: ("dropped", "dropped at step 100")}
+    data = replace(example(OVER, reasons=reasons), status="partial", reason="1 of 18 trials failed")
+    page, markdown, numbers = written(data, tmp_path)
+    for number, (status, reason) in reasons.items():
+        record = list(data.records.values())[number]
+        row = [data.label(record.setting), str(record.seed), status, reason]
+        assert row in page.tables["unfinished"]
+        assert "| " + " | ".join(row[1:]) + " |" in markdown
+    states = [one["state"] for one in numbers["settings"]]
+    assert sorted(states[-2:]) == ["1 dropped", "1 failed"]
+    assert set(states[:-2]) == {"whole"}
+    assert all(one["against_best"] is None for one in numbers["settings"][-2:])
+    assert "The sweep ended partial: 1 of 18 trials failed" in numbers["notes"]
+    assert "2 of 6 settings are not whole: not in figures." in numbers["notes"]
+    assert numbers["headline"][0].startswith("Best setting by validation")
+    assert len(page.tables["finalists"]) == 1 + 4 + 2
+
+
+def test_all_trials_failed(tmp_path: Path) -> None:
+    data = example(OVER, reasons={number: ("failed", "out of memory") for number in range(18)})
+    page, _, numbers = written(data, tmp_path)
+    assert numbers["headline"][0].startswith("No setting has a value for every seed")
+    assert len(page.tables["unfinished"]) == 19
+    assert "svg" not in page.tags
+    assert all(one["validation"] == {} for one in numbers["settings"])
+
+
+def test_no_settings_at_all(tmp_path: Path) -> None:
+    data = replace(
+        example(OVER), standings=(), records={}, tested={}, ranks={}, microusd={}, shared=Shared(),
+        status="stopped", reason="the cap",
+    )  # fmt: skip
+    page, markdown, numbers = written(data, tmp_path)
+    assert numbers["settings"] == []
+    assert "The sweep ended stopped: the cap" in markdown
+    assert any("nothing was asked or paid" in finding for finding in numbers["headline"])
+    assert set(page.tables) == set()
+    for name in ("settings.csv", "trials.csv"):
+        assert len(list(csv.reader((tmp_path / name).open(encoding="utf-8")))) == 1
+
+
+def test_text_of_others_stays_text(tmp_path: Path) -> None:
+    over = {f"llm.{NASTY}": [NASTY, "-1+1", {"a": [NASTY]}], "selection.budget": [1, -2]}
+    data = replace(
+        example(over, reasons={0: ("failed", NASTY)}), title=NASTY, status="partial", reason=NASTY
+    )
+    page, markdown, _ = written(data, tmp_path)
+    assert "script" not in page.tags
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    assert "<script" not in markdown.replace("\\<script", "")
+    assert "\n# head" not in markdown
+    for part in markdown.split("\n## ")[1:]:
+        lines = [line for line in part.splitlines() if line.startswith("|")]
+        tables = itertools.groupby(lines, lambda line: len(re.findall(r"(?<!\\)\|", line)))
+        widths = [(width, len(list(rows))) for width, rows in tables]
+        assert all(count >= 3 for _, count in widths), widths
+    for name in ("settings.csv", "trials.csv"):
+        lines = list(csv.reader((tmp_path / name).open(encoding="utf-8", newline="")))
+        assert len({len(line) for line in lines}) == 1
+        cells = {cell for line in lines for cell in line}
+        assert {cell for cell in cells if cell[:1] in tuple("=+@\t\r-")} == {"-2"}
+        assert f"'{NASTY}" in cells
+
+
+def shown(over: Mapping[str, Sequence[Any]], **changed: Any) -> Plot:
+    found = [
+        Shown(dict(zip(over, values, strict=True)), 0.1 + 0.001 * n, 0.05, 0.2, 0.01 * n)
+        for n, values in enumerate(itertools.product(*over.values()))
+    ]
+    return replace(Plot(found, tuple(over), f"test {METRIC}", 0.08), **changed)
+
+
+STRATEGY, BACKBONE = ["random", "exact", "rad-bc"], ["fpmc", "stamp"]
+MU, DIM, BUDGET = [0.1, 0.5, 0.9], [5, 10, 20, 40], [10, 100, 1_000]
+
+
+@pytest.mark.parametrize(
+    ("over", "kind", "panels"),
+    [
+        ({"a.budget": BUDGET}, "lines", 1),
+        ({"a.strategy": STRATEGY, "a.budget": BUDGET}, "lines", 1),
+        ({"a.strategy": STRATEGY, "b.backbone": BACKBONE, "a.budget": BUDGET}, "lines", 2),
+        ({"a.strategy": STRATEGY, "c": list("pqrstuvw"), "a.budget": BUDGET}, "lines", 3),
+        ({"a.mu": MU, "a.dim": DIM}, "heat", 1),
+        ({"a.mu": MU, "a.dim": DIM, "a.strategy": STRATEGY}, "heat", 3),
+        ({"a.mu": MU, "a.dim": DIM, "a.budget": list(range(8))}, "heat", 3),
+        ({"a.mu": MU, "a.dim": DIM, "b": list("pqrstuvw")}, "heat", 6),
+        ({"a.strategy": STRATEGY}, "dots", 1),
+        ({"a.strategy": [True, None, 3]}, "dots", 1),
+        ({"a.strategy": STRATEGY, "b.backbone": BACKBONE, "c": ["x", "y"]}, "dots", 2),
+        ({"a.strategy": [f"s{n}" for n in range(40)]}, "dots", 1),
+        ({"a.budget": [100]}, "none", 0),
+    ],
+)
+def test_the_figure_fits_the_axes(over: dict[str, Any], kind: str, panels: int) -> None:
+    plot = shown(over)
+    assert figures.layout(plot).kind == kind
+    drawn = figures.draw(plot)
+    assert len(drawn) == (0 if kind == "none" else 2)
+    ids: list[str] = []
+    for number, figure in enumerate(drawn):
+        assert figure.svg.startswith('<svg viewBox="0 0 ')
+        Page(figure.svg)
+        assert not re.findall(r"#[0-9a-f]{6}\b", figure.svg), "a colour is not the page's"
+        assert "nan" not in figure.svg
+        if number == 0:
+            x_labels = figure.svg.count(f">{plot.metric}<")
+            names = figures.short_names(plot.axes)
+            main = names[figures.layout(plot).main[0]]
+            of_panels = x_labels if kind == "dots" else figure.svg.count(f">{main}<")
+            assert of_panels == panels
+            assert figure.wide == (panels > 1)
+        ids += re.findall(r' id="([^"]+)"', figure.svg)
+    assert len(ids) == len(set(ids))
+
+
+def test_drawn_axes_are_shown_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    found = [
+        Shown({"a.rate": float(rate), "a.dim": n % 7 + n // 9, "b": "uvw"[n % 3]}, 0.1, None, None)
+        for n, rate in enumerate(10 ** rng.uniform(-4, -1, 20))
+    ]
+    plot = Plot(found, ("a.rate", "a.dim", "b"), f"validation {METRIC}")
+    assert figures.layout(plot) == figures.Layout("slices", ("a.rate", "a.dim", "b"))
+    (figure,) = figures.draw(plot)
+    for name in ("rate", "dim", "b", "u", "v", "w", "0.001"):
+        assert f">{name}<" in figure.svg
+    assert "student before" not in figure.svg
+
+
+def test_what_spans_much_is_on_a_logarithmic_scale() -> None:
+    for budgets, is_log in (([100, 200, 2_900], False), ([100, 200, 3_100], True)):
+        plot = shown({"a.budget": budgets}, reference=None)
+        (figure, _) = figures.draw(plot)
+        uses = re.findall(r"<use [^>]*>", figure.svg)
+        spots = [re.findall(r' x="([\d.]+)"', use) for use in uses if "var(--line-1)" in use]
+        marks = sorted({float(x) for found in spots for x in found} - {0.0})
+        assert len(marks) == 3
+        share = (marks[1] - marks[0]) / (marks[2] - marks[0])
+        wanted = math.log(2) / math.log(budgets[2] / 100) if is_log else 100 / (budgets[2] - 100)
+        assert share == pytest.approx(wanted, rel=0.02)
+
+
+def test_figures_show_the_test_sessions_only_where_all_were_tested(tmp_path: Path) -> None:
+    for wanted, split, level in (("all", "test", True), (1, "validation", False)):
+        written(example(OVER, wanted=wanted), tmp_path)
+        text = (tmp_path / "sweep.html").read_text("utf-8")
+        captions = re.findall(r"<figcaption>(.*?)</figcaption>", text)
+        assert len(captions) == 2
+        assert all(caption.startswith(f"{split} {METRIC}") for caption in captions)
+        assert ("student before distillation" in text) == level
+
+
+def test_equal_data_gives_equal_bytes(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        report.write(example(OVER), tmp_path / name)
+    for name in FILES:
+        first, second = ((tmp_path / folder / name) for folder in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes(), name
+
+
+def test_names_are_short_but_not_the_same() -> None:
+    axes = ["student.dim", "teacher.dim", "selection.budget", "dim"]
+    assert figures.short_names(axes) == {
+        "student.dim": "student.dim", "teacher.dim": "teacher.dim",
+        "selection.budget": "budget", "dim": "dim",
+    }  # fmt: skip
+
+
+def test_collecting_reads_ranks_and_finds_what_was_paid(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    run = {"data": {"source": "synthetic", "options": {"size": "tiny"}}}
+    over = {"selection.budget": {"grid": [10, 20]}}
+    file.write_text(yaml.safe_dump({"name": "many", "run": run, "over": over, "seeds": [1, 2]}))
+    sweep = configs.load(file)
+    data = example({"selection.budget": [10, 20]}, seeds=[1, 2])
+    for key, found in data.ranks.items():
+        folder = tmp_path / "evaluation" / key
+        folder.mkdir(parents=True)
+        write_ranks(found, folder / "ranks.parquet")
+        (folder / "stage.json").write_text('{"seconds": 1}')
+    shared = replace(data.shared)
+    for dollars, point in ((3, {"selection.budget": 10}), (5, {"selection.budget": 20})):
+        prepared = Prepared("data", {1: "t", 2: "t"}, "rankings", dollars * 1_000_000)
+        shared.by_purchase[purchase_of(sweep.of(point))] = prepared
+    given = (sweep, data.standings, data.records, data.tested, shared, tmp_path)
+    found = report.collect(*given)
+    assert found.microusd == {
+        Setting({"selection.budget": 10}).id: 3_000_000,
+        Setting({"selection.budget": 20}).id: 5_000_000,
+    }
+    assert found.unit == "simulated USD"
+    assert found.metric == METRIC
+    assert set(found.ranks) == {key for by in data.tested.values() for key in by.values()}
+    for key, one in found.ranks.items():
+        np.testing.assert_array_equal(one.ranks, data.ranks[key].ranks)
+    written(found, tmp_path / "report")
+    (tmp_path / "evaluation" / "teacher" / "stage.json").unlink()
+    with pytest.raises(InputError, match="teacher"):
+        report.collect(*given)
