@@ -133,6 +133,7 @@ def described(outcome: SweepOutcome) -> dict[str, Any]:
         "requests_sent": shared.sent,
         "dollars": shared.microusd / 1e6,
         "settings": [standing_of(standing) for standing in outcome.standings],
+        "report": str(outcome.report),
         "folder": str(outcome.folder),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -139,9 +140,12 @@ def _saving(found: SharedPlan) -> str:
 
 
 def print_outcome(outcome: SweepOutcome) -> None:
-    """The table, and where to look."""
+    """The table, what it says, and where to look."""
     console = Console(highlight=False, markup=False)
     print_standings(outcome.standings, outcome.sweep.config.metric)
+    found = json.loads((outcome.report / "metrics.json").read_text("utf-8"))
+    for sentence in found["headline"]:
+        console.print(sentence)
     console.print(shared_in_words(outcome.shared).strip(), soft_wrap=True)
     failed = [record for record in outcome.records.values() if record.status == "failed"]
     for record in failed[:BEST_SHOWN]:
@@ -152,6 +156,7 @@ def print_outcome(outcome: SweepOutcome) -> None:
         console.print(f"         and {len(failed) - BEST_SHOWN} more; see the journal")
     if outcome.status != "complete":
         console.print(f"{outcome.status}: {outcome.reason}", soft_wrap=True)
+    console.print(f"report   {outcome.report / 'sweep.html'}", soft_wrap=True)
     console.print(f"journal  {outcome.folder / 'journal.jsonl'}", soft_wrap=True)
 
 

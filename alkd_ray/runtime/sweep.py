@@ -65,6 +65,11 @@ class SweepOutcome:
     records: dict[str, TrialRecord] = field(default_factory=dict)
     tested: dict[str, dict[str, str]] = field(default_factory=dict)
 
+    @property
+    def report(self) -> Path:
+        """The report's folder."""
+        return self.folder / "report"
+
 
 def execute(
     sweep: Sweep,
@@ -149,6 +154,7 @@ def _run(
     listener.shared(shared)
     outcome = SweepOutcome(sweep, folder, shared.status, shared.reason, shared)
     if shared.ends_the_sweep:
+        _report(outcome, root)
         return outcome
 
     known = standings(earlier.values(), config.metric, sweep.seeds)
@@ -185,8 +191,25 @@ def _run(
     if failed and outcome.status == "complete":
         outcome.status = "partial"
         outcome.reason = f"{failed} of {len(queue.records)} trials failed"
+    _report(outcome, root)
     journal.add("ended", status=outcome.status, reason=outcome.reason)
     return outcome
+
+
+def _report(outcome: SweepOutcome, root: Path) -> None:
+    from alkd_ray.sweeps import report
+
+    data = report.collect(
+        outcome.sweep,
+        outcome.standings,
+        outcome.records,
+        outcome.tested,
+        outcome.shared,
+        root,
+        outcome.status,
+        outcome.reason,
+    )
+    report.write(data, outcome.report)
 
 
 class _Configs:

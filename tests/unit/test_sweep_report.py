@@ -23,11 +23,11 @@ from alkd_ray.errors import InputError
 from alkd_ray.evaluation.metrics import metric_values, summary
 from alkd_ray.evaluation.ranks import write_ranks
 from alkd_ray.evaluation.statistics import bootstrap, holm
+from alkd_ray.sweeps import comparing, figures, report, sentences
 from alkd_ray.sweeps import config as configs
-from alkd_ray.sweeps import figures, report
+from alkd_ray.sweeps.comparing import SweepReportData
 from alkd_ray.sweeps.figures import Plot, Shown
 from alkd_ray.sweeps.records import Setting, TrialRecord
-from alkd_ray.sweeps.report import SweepReportData
 from alkd_ray.sweeps.shared import Prepared, Shared, purchase_of
 from alkd_ray.sweeps.standings import finalists, standings
 from alkd_ray.types import Ranks
@@ -199,7 +199,7 @@ def test_test_metrics_are_those_of_the_bootstrap(
     batch_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is resampled together: equal seeds draw equal sessions."""
-    monkeypatch.setattr(report, "_BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(comparing, "_BATCH_ROWS", batch_rows)
     data = example(OVER)
     page, markdown, numbers = written(data, tmp_path)
     found = {one["setting"]: one for one in numbers["settings"]}
@@ -279,12 +279,12 @@ def test_a_runner_up_that_is_told_and_one_that_is_the_same() -> None:
     first, second = data.standings
     below = {seed: value - 0.02 - 0.001 * seed for seed, value in first.by_seed.items()}
     data = replace(data, standings=(first, replace(second, by_seed=below)))
-    assert "is below it (" in str(report.headline(data, report.analyse(data))[1])
+    assert "is below it (" in str(sentences.headline(data, comparing.analyse(data))[1])
     for shift, words in ((0.0, "did exactly as well"), (0.01, "is lower by the same amount")):
         same = {seed: value - shift for seed, value in first.by_seed.items()}
         data = replace(data, standings=(first, replace(second, by_seed=same)))
-        rows = report.analyse(data)
-        assert words in str(report.headline(data, rows)[1])
+        rows = comparing.analyse(data)
+        assert words in str(sentences.headline(data, rows)[1])
         assert rows[1].p_holm is None
 
 
