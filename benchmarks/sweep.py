@@ -61,10 +61,12 @@ class Timed:
 
     @property
     def per_minute(self) -> float:
+        """Trials."""
         return 60 * self.trials / self.wall
 
     @property
     def over_ideal(self) -> float:
+        """Share of time beside the trials' own."""
         return self.wall / (self.work / self.actors) - 1
 
 
@@ -173,6 +175,7 @@ def steps_for(folder: Path, seconds: float) -> int:
 
 
 def main() -> None:
+    """Times each form and prints the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--slow-trials", type=int, default=12, help="of fresh and reused actors")

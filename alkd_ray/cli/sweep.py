@@ -120,6 +120,19 @@ def show(
     typer.echo(f"{len(records):,} trials are over; " + (ended["status"] if ended else "not ended"))
 
 
+@app.command("log")
+def log(config: SweepArgument, overrides: OverridesArgument = None) -> None:
+    """Tells MLflow of a sweep, from its journal; what is there already is not written again."""
+    from rich.console import Console
+
+    from alkd_ray.cli.sweep_display import print_tracking
+    from alkd_ray.runtime import sweep_tracking
+    from alkd_ray.sweeps.config import load
+
+    found = sweep_tracking.log(load(config, overrides))
+    print_tracking(found, Console(highlight=False, markup=False))
+
+
 def described(outcome: SweepOutcome) -> dict[str, Any]:
     """How a sweep ended, for programs."""
     shared = outcome.shared
@@ -134,6 +147,8 @@ def described(outcome: SweepOutcome) -> dict[str, Any]:
         "dollars": shared.microusd / 1e6,
         "settings": [standing_of(standing) for standing in outcome.standings],
         "report": str(outcome.report),
+        "tracking_run_id": outcome.tracking.run_id,
+        "champion": outcome.tracking.champion,
         "folder": str(outcome.folder),
     }
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from alkd_ray.artifacts import StageOutput
     from alkd_ray.plans import SharedPlan
     from alkd_ray.runtime.sweep import SweepOutcome
+    from alkd_ray.runtime.sweep_tracking import Tracking
     from alkd_ray.sweeps.config import Sweep
     from alkd_ray.sweeps.queue import TrialQueue
     from alkd_ray.sweeps.shared import Shared
@@ -157,7 +158,25 @@ def print_outcome(outcome: SweepOutcome) -> None:
     if outcome.status != "complete":
         console.print(f"{outcome.status}: {outcome.reason}", soft_wrap=True)
     console.print(f"report   {outcome.report / 'sweep.html'}", soft_wrap=True)
+    print_tracking(outcome.tracking, console)
     console.print(f"journal  {outcome.folder / 'journal.jsonl'}", soft_wrap=True)
+
+
+def print_tracking(tracking: Tracking, console: Console) -> None:
+    """Where MLflow shows a sweep, or why it does not."""
+    from alkd_ray.runtime._mlflow_connection import without_password
+
+    uri = without_password(tracking.uri)
+    if tracking.run_id:
+        where = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+        console.print(f"mlflow   {where}, run {tracking.run_id}", soft_wrap=True)
+    if tracking.champion:
+        console.print(f"student  {tracking.champion}, alias champion", soft_wrap=True)
+    if tracking.warning:
+        console.print(
+            f"mlflow   not all is logged: {tracking.warning}; alkd sweep log FILE logs the rest",
+            soft_wrap=True,
+        )
 
 
 def print_standings(found: Sequence[Standing], metric: str) -> None:

@@ -13,6 +13,7 @@ from alkd_ray.config import RunConfig
 from alkd_ray.errors import InputError
 from alkd_ray.plans import SharedPlan
 from alkd_ray.runtime import driver
+from alkd_ray.runtime.sweep_tracking import Tracking, followed
 from alkd_ray.runtime.threads import one_thread
 from alkd_ray.stages import Listener
 from alkd_ray.sweeps import journal as journals
@@ -54,6 +55,7 @@ class SweepOutcome:
         standings: the settings, best first.
         records: trial -> what became of it.
         tested: trial of a finalist -> role -> key of its ranks of the test sessions.
+        tracking: where MLflow shows it.
     """
 
     sweep: Sweep
@@ -64,6 +66,7 @@ class SweepOutcome:
     standings: list[Standing] = field(default_factory=list)
     records: dict[str, TrialRecord] = field(default_factory=dict)
     tested: dict[str, dict[str, str]] = field(default_factory=dict)
+    tracking: Tracking = field(default_factory=Tracking)
 
     @property
     def report(self) -> Path:
@@ -98,8 +101,10 @@ def execute(
             "file and key=value that it was begun with"
         )
     try:
-        with Journal(folder) as journal:
-            return _run(sweep, root, folder, journal, listener, approve)
+        with Journal(folder) as journal, followed(sweep, root, folder) as follower:
+            outcome = _run(sweep, root, folder, journal, listener, approve, follower.notify)
+            outcome.tracking = follower.finish()
+            return outcome
     finally:
         driver.end_ray()
 
@@ -126,6 +131,7 @@ def _run(
     journal: Journal,
     listener: SweepListener,
     approve: Callable[[SharedPlan], None],
+    notify: Callable[[], None],
 ) -> SweepOutcome:
     config = sweep.config
     earlier = {
@@ -138,6 +144,7 @@ def _run(
     by_setting = {setting.id: configs(setting) for setting in settings}
     _check_scheduler(sweep, by_setting.values())
     journal.add("begun", sweep=sweep.sweep_id, code_version=__version__, config=config.model_dump())
+    notify()
     shared = sharing.prepare(
         by_setting,
         sweep.sweep_id,
@@ -171,6 +178,7 @@ def _run(
         new = [record for record in records if not queue.knows(record)]
         if new:
             journal.add_trials(new)
+            notify()
         for record in records:
             queue.tell(record)
         listener.trials(queue, standings(queue.records.values(), config.metric, sweep.seeds))
