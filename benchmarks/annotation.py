@@ -31,7 +31,7 @@ import psutil
 from chat_clients import CLIENTS, ask_all
 from lean_server import lean_server, serving, times
 
-from alkd_ray.annotation import worker
+from alkd_ray.annotation import passes, worker
 from alkd_ray.annotation.asking import Asker, AskingSettings
 from alkd_ray.annotation.database import FILE_NAME, Database
 from alkd_ray.annotation.desk import Desk
@@ -155,6 +155,7 @@ class GrantingDesk:
 def ask_without_ledger(here: AnnotationJob) -> None:
     """The annotator's own asker with a desk that keeps nothing."""
     questions = questions_of(here)
+    passes.begin(questions, None)  # which looks at every row first, as any pass does
     settings = AskingSettings("benchmark", here.annotation.in_flight, here.annotation.tries)
     rates = worker.rates_of(questions.endpoint)
     desk = GrantingDesk(len(questions))

@@ -17,6 +17,8 @@ from alkd_ray.errors import InputError
 
 BUSY_SECONDS = 10.0
 LOCK_POLL_SECONDS = 0.1
+# Statements for many rows are one text for each number of rows.
+STATEMENTS_KEPT = 512
 
 
 class SqliteConnection:
@@ -106,6 +108,7 @@ class SqliteConnection:
                 uri=True,
                 timeout=BUSY_SECONDS,
                 isolation_level=None,
+                cached_statements=STATEMENTS_KEPT,
                 check_same_thread=False,
             )
         except sqlite3.Error as error:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
 from alkd_ray.annotation import pricing
+from alkd_ray.annotation._asking_parts import AskingSettings, DeskFace, Questions
 from alkd_ray.annotation.operations import (
     Finish,
     GiveUp,
@@ -30,7 +31,13 @@ from alkd_ray.annotation.operations import (
 )
 from alkd_ray.annotation.pace import Pace
 from alkd_ray.annotation.pricing import Rates
-from alkd_ray.annotation.questions import Question, Reading, body_in_bytes, size_around
+from alkd_ray.annotation.questions import (
+    Question,
+    Reading,
+    body_in_bytes,
+    schema_size,
+    template_size,
+)
 from alkd_ray.annotation.response_format import ResponseFormat
 from alkd_ray.annotation.turns import Turn
 from alkd_ray.llm_teachers import Endpoint
@@ -38,48 +45,16 @@ from alkd_ray.llm_teachers._client import ChatClient, NotBilledError, OutcomeUnk
 from alkd_ray.llm_teachers._completions import Answer, read_answer
 from alkd_ray.types import Amounts, Usage
 
+__all__ = ["Asker", "AskingSettings", "DeskFace", "Questions", "billed"]
+
 BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MOST_SECONDS = 60.0
 # A 429 is the endpoint's way to slow us down, not a failing request: far more of them are borne.
 RATE_LIMITS_BORNE_PER_TRY = 10
 WAIT_FOR_MONEY_SECONDS = 0.05
+LANES_PER_SPARE_ONE = 4
 # Who waited longer for money than this has missed its turn, and takes another one.
 TURN_IS_GOOD_FOR_SECONDS = 1.0
-
-
-class DeskFace(Protocol):
-    """The desk as a worker sees it, in this process or another."""
-
-    async def do(self, operation: Any) -> Any:
-        """Carries out one operation of :mod:`alkd_ray.annotation.desk`, durably."""
-        ...
-
-
-class Questions(Protocol):
-    """Rows by index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Question: ...
-
-
-@dataclass(frozen=True, slots=True)
-class AskingSettings:
-    """How a worker asks.
-
-    Attributes:
-        worker: its name, unique in the pass.
-        in_flight: most requests in flight.
-        tries: most sendings of one attempt that end in an error or without an answer.
-        seed: of the jitter of waits.
-        takes_turns: the endpoint's rate is limited, so the desk says when a request may leave.
-    """
-
-    worker: str
-    in_flight: int
-    tries: int
-    seed: int = 0
-    takes_turns: bool = False
 
 
 class _PassOverError(Exception):
@@ -133,6 +108,8 @@ class Asker:
         self.settings = settings
         self.pace = Pace(settings.in_flight)
         self.format = ResponseFormat(endpoint)
+        self._schema: dict[str, Any] | None = None
+        self._schema_size = 0
         self._rng = np.random.default_rng(settings.seed)  # jitter alone; no result depends on it
         self._pulled: deque[Row] = deque()
         self._pulling = asyncio.Lock()
@@ -158,7 +135,10 @@ class Asker:
             ChatClient(self.endpoint, connections) as client,
             asyncio.TaskGroup() as lanes,
         ):
-            for _ in range(min(self.settings.in_flight, len(self.questions))):
+            # More lanes than places in flight: while some read an answer, or wait for the books to
+            # have it, others are ready to send.
+            count = self.settings.in_flight + self.settings.in_flight // LANES_PER_SPARE_ONE
+            for _ in range(min(count, len(self.questions))):
                 lanes.create_task(self._lane(client))
 
     async def _lane(self, client: ChatClient) -> None:
@@ -197,7 +177,7 @@ class Asker:
                 self.settings.worker,
                 row.index,
                 question.key,
-                tuple(int(item) for item in reading.ranking),
+                tuple(reading.ranking.tolist()),
                 reading.repairs,
                 reading.failure,
             )
@@ -256,7 +236,9 @@ class Asker:
         self, question: Question, index: int, attempt: int, body: dict[str, Any]
     ) -> _Request:
         body_bytes = body_in_bytes(body)
-        size = body_bytes + size_around(body, question.schema)
+        if question.schema is not self._schema:  # nearly all rows of a pass have the same one
+            self._schema, self._schema_size = question.schema, schema_size(question.schema)
+        size = body_bytes + template_size(body) + self._schema_size
         worst = pricing.worst_case(self.rates, size, question.max_output_tokens)
         return _Request(question, index, attempt, body, body_bytes, worst)
 

@@ -7,7 +7,10 @@ hold is either still open, or settled with its raw answer beside it; never one w
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -37,6 +40,10 @@ BOOKS_ENVIRONMENT = "ALKD_BOOKS"
 # A server that is started again, or gives way to another one, is back by then.
 PATIENCE_SECONDS = 60.0
 RETRY_SECONDS = 0.5
+# Some 1,300 parameters at most; SQLite takes 32,766.
+ROWS_A_STATEMENT = 64
+
+_ONE_ROW = re.compile(r"VALUES (\([?, ]+\))")
 
 T = TypeVar("T")
 
@@ -189,6 +196,25 @@ class Database:
         escaped: a strange reason must not cost the group its commit.
         """
         return self._connection.execute(sql, parameters)
+
+    def execute_rows(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Runs one statement for many rows: in few steps, each of which lets other threads run.
+
+        Args:
+            sql: the statement for one row, with ``VALUES (?, ?, ...)`` in it. It changes books and
+                finds nothing.
+            rows: the parameters of each; for none nothing is run.
+        """
+        for start in range(0, len(rows), ROWS_A_STATEMENT):
+            some = rows[start : start + ROWS_A_STATEMENT]
+            self.execute(_for_rows(sql, len(some)), list(itertools.chain.from_iterable(some)))
+
+
+# Each number of rows is a text of its own, and so a prepared statement of its own.
+@functools.lru_cache(maxsize=1_024)
+def _for_rows(sql: str, count: int) -> str:
+    """The statement for ``count`` rows."""
+    return _ONE_ROW.sub(lambda found: f"VALUES {', '.join([found[1]] * count)}", sql)
 
 
 def _opened(books: str | Path, read_only: bool, wait_seconds: float) -> Connection:

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from alkd_ray.annotation.database import Database
+import numpy as np
+
+from alkd_ray.annotation.database import Database, now
 from alkd_ray.annotation.experience import Experience
 from alkd_ray.annotation.ledger import BREACHED, IN_BATCH, IN_FLIGHT, Ledger
 from alkd_ray.annotation.operations import (
@@ -32,9 +34,10 @@ from alkd_ray.annotation.operations import (
     Verdict,
 )
 from alkd_ray.annotation.others import Others
+from alkd_ray.annotation.page import Page
 from alkd_ray.annotation.parse import PARSER_VERSION
 from alkd_ray.annotation.pricing import usd
-from alkd_ray.annotation.store import Store, StoredAnswer
+from alkd_ray.annotation.store import Store, StoredAnswer, StoredRanking, StoredRequest
 from alkd_ray.annotation.turns import AT_ONCE, Turn, Turns
 from alkd_ray.types import Amounts, Caps
 
@@ -109,17 +112,22 @@ class Desk:
         """Rows to be asked, of one endpoint and model."""
         left = iter(rows)
         while group := list(islice(left, ROWS_PER_COMMIT)):  # others write in between
+            at = now()
+            asked = [
+                StoredRequest(
+                    row.key,
+                    endpoint,
+                    model,
+                    row.kind,
+                    row.prompt_version,
+                    row.session_id,
+                    row.body,
+                    at,
+                )
+                for row in group
+            ]
             with self.database.transaction():
-                for row in group:
-                    self.store.put_request(
-                        row.key,
-                        endpoint=endpoint,
-                        model=model,
-                        kind=row.kind,
-                        prompt_version=row.prompt_version,
-                        session_id=row.session_id,
-                        body=row.body,
-                    )
+                self.store.put_requests(asked)
             for row in group:
                 self._waiting.append(row.index)
                 self._keys[row.index] = row.key
@@ -138,19 +146,25 @@ class Desk:
             return known  # those who wait keep nobody else from the books
         pulled: dict[int, tuple[Row, ...]] = {}
 
-        def carry_out(number: int, operation: Any, again: bool) -> Any:
+        def carry_out(page: Page, number: int, operation: Any, again: bool) -> Any:
             if isinstance(operation, Pull):
                 if number not in pulled:  # rows leave the desk whatever becomes of the books
                     pulled[number] = self._pull(operation)
                 return pulled[number]
             if isinstance(operation, Hold) and again:  # perhaps held, certainly not sent
-                self._release(operation.hold_id)
+                self._release(page, operation.hold_id)
                 return Verdict(False, reason="the connection to the books was lost for a moment")
-            return known[number] or self._carry_out(operation)
+            return known[number] or self._carry_out(page, operation)
 
         def act(again: bool) -> list[Any]:
             with self.database.transaction():
-                return [carry_out(n, operation, again) for n, operation in enumerate(operations)]
+                page = Page(self.database, self.store, operations)
+                results = [
+                    carry_out(page, number, operation, again)
+                    for number, operation in enumerate(operations)
+                ]
+                page.write()
+            return results
 
         return self.database.patiently(act)
 
@@ -166,9 +180,10 @@ class Desk:
     def return_rows(self, worker: str) -> int:
         """Takes back what a dead worker had: its holds are unresolved, its rows wait again."""
         rows = self._pulled.pop(worker, set())
-        with self.database.transaction():
-            for hold_id in [hold for hold, owner in self._holds.items() if owner == worker]:
-                self.ledger.leave_unresolved(hold_id, f"worker {worker} died")
+        left = [hold for hold, owner in self._holds.items() if owner == worker]
+        with self.ledger.sheet(left) as sheet:
+            for hold_id in left:
+                sheet.leave(hold_id, f"worker {worker} died")
                 del self._holds[hold_id]
         self._waiting.extendleft(sorted(rows, reverse=True))
         return len(rows)
@@ -192,22 +207,22 @@ class Desk:
             ledger,
         )
 
-    def _carry_out(self, operation: Any) -> Any:
+    def _carry_out(self, page: Page, operation: Any) -> Any:
         match operation:
             case TakeTurn():
                 return self._turn(operation)
             case Hold():
-                return self._hold(operation)
+                return self._hold(page, operation)
             case Record():
-                self._record(operation)
+                self._record(page, operation)
             case Release(hold_id):
-                self._release(hold_id)
+                self._release(page, hold_id)
             case LeaveUnresolved(hold_id, why):
                 self._holds.pop(hold_id, None)
-                if self.ledger.entry(hold_id).status == "held":
-                    self.ledger.leave_unresolved(hold_id, why)
+                if page.sheet.status_of(hold_id) in ("held", None):  # of none it says so
+                    page.sheet.leave(hold_id, why)
             case Finish():
-                self._finish(operation)
+                self._finish(page, operation)
             case GiveUp():
                 self.store.put_failure(
                     operation.key, permanent=operation.is_permanent, reason=operation.reason
@@ -239,13 +254,13 @@ class Desk:
         output = known.output(asked.wanted, asked.max_output_tokens)
         return self._turns.take(known.prompt(asked.request_bytes) + output)
 
-    def _hold(self, hold: Hold) -> Verdict:
-        bought = [a for a in self._answers(hold.key) if a.attempt == hold.attempt]
-        if bought:
-            return Verdict(False, answer=bought[0].raw)
+    def _hold(self, page: Page, hold: Hold) -> Verdict:
+        bought = page.bought(hold.key, hold.attempt)
+        if bought is not None:
+            return Verdict(False, answer=bought)
         if self._stop is not None:
             return Verdict(False, stop=True, reason=self._stop.reason)
-        reason = self.ledger.hold(
+        reason = page.sheet.hold(
             self.budget,
             hold.hold_id,
             hold.worst,
@@ -258,6 +273,8 @@ class Desk:
         if not reason:
             self._holds[hold.hold_id] = hold.worker
             return Verdict(True)
+        if self._others.are_possible:
+            page.write()  # what follows may look for holds of the dead
         if reason.startswith(IN_BATCH):
             return Verdict(False, reason=reason, elsewhere="batch")
         if reason.startswith(IN_FLIGHT):
@@ -274,61 +291,47 @@ class Desk:
         self._stop = Stop(status, reason)
         return Verdict(False, stop=True, reason=reason)
 
-    def _release(self, hold_id: str) -> None:
+    def _release(self, page: Page, hold_id: str) -> None:
         self._holds.pop(hold_id, None)
-        status = self.ledger.status_of(hold_id)  # None: the desk died before it was committed
+        status = page.sheet.status_of(hold_id)  # None: the desk died before it was committed
         if status == "held":
-            self.ledger.release(hold_id)
+            page.sheet.release(hold_id)
         elif status == "unresolved":  # the desk died meanwhile; the worker knows it was not billed
-            self.ledger.resolve(hold_id, Amounts())
+            page.sheet.settle(hold_id, Amounts(), by_hand=True)
 
-    def _answers(self, key: str) -> list[StoredAnswer]:
-        return self.store.answers([key]).get(key, [])
-
-    def _record(self, record: Record) -> None:
-        if self.ledger.entry(record.hold_id).status == "settled":
+    def _record(self, page: Page, record: Record) -> None:
+        if page.sheet.status_of(record.hold_id) == "settled":
             return
-        self.store.put_answer(
-            record.key,
-            record.attempt,
-            record.raw,
-            usage=record.usage,
-            cost_microusd=record.actual.microusd,
-            hold_id=record.hold_id,
-            finish_reason=record.finish_reason,
-        )
-        self._holds.pop(record.hold_id, None)
         usage = record.usage
         wrote = usage.completion_tokens if usage else 0
-        breached = self.ledger.settle(
+        breached = page.sheet.settle(
             record.hold_id, record.actual, broke_its_limit=wrote > record.allowed_tokens
         )
+        page.put_answer(
+            StoredAnswer(
+                record.key,
+                record.attempt,
+                record.raw,
+                record.finish_reason,
+                usage,
+                record.actual.microusd,
+                record.hold_id,
+                page.at,
+            )
+        )
+        self._holds.pop(record.hold_id, None)
         if breached:
-            self._stop = Stop("breached", self._breach(wrote, record.allowed_tokens))
+            above = page.sheet.totals(self.budget).breached.microusd
+            self._stop = Stop("breached", _breach(above, wrote, record.allowed_tokens))
         if usage is not None and record.request_bytes:
             self._experience.add(record.request_bytes, usage.prompt_tokens, wrote)
         if usage is not None and self._turns is not None:
             self._turns.correct(record.turn_tokens, usage.total_tokens)
 
-    def _breach(self, wrote: int, allowed: int) -> str:
-        above = self.ledger.total_breach(self.budget).microusd
-        if above:
-            return (
-                "the endpoint billed more than was held (it ignores the limit of the output), "
-                f"{usd(above)} above it in all; nothing more was sent"
-            )
-        return (
-            f"the endpoint wrote {wrote} tokens where {allowed} were allowed, so no hold bounds "
-            "its bill; nothing more was sent"
-        )
-
-    def _finish(self, finish: Finish) -> None:
-        self.store.put_parsed(
-            finish.key,
-            parser_version=PARSER_VERSION,
-            ranking=finish.ranking,
-            repairs=finish.repairs,
-            failure=finish.failure,
+    def _finish(self, page: Page, finish: Finish) -> None:
+        ranking = np.asarray(finish.ranking, np.int64)
+        page.put_ranking(
+            StoredRanking(finish.key, PARSER_VERSION, ranking, finish.repairs, finish.failure)
         )
         self._count(finish, failed=bool(finish.failure))
 
@@ -337,3 +340,16 @@ class Desk:
         if ended.key not in self._finished:
             self._finished.add(ended.key)
             self._failed += failed
+
+
+def _breach(above: int, wrote: int, allowed: int) -> str:
+    """What the endpoint did, ``above`` micro-dollars beyond the holds of its budget in all."""
+    if above:
+        return (
+            "the endpoint billed more than was held (it ignores the limit of the output), "
+            f"{usd(above)} above it in all; nothing more was sent"
+        )
+    return (
+        f"the endpoint wrote {wrote} tokens where {allowed} were allowed, so no hold bounds "
+        "its bill; nothing more was sent"
+    )

@@ -155,9 +155,13 @@ def beyond(actual: Amounts, worst: Amounts) -> Amounts:
     return Amounts(*(max(billed - held, 0) for billed, held in pairs))
 
 
-def minus(amounts: Amounts) -> Amounts:
-    """The amounts with their signs changed, to take them off a total."""
-    return Amounts(-amounts.microusd, -amounts.tokens, -amounts.requests)
+def minus(amounts: Amounts, taken: Amounts) -> Amounts:
+    """What is left of ``amounts`` without ``taken``, unit by unit."""
+    return Amounts(
+        amounts.microusd - taken.microusd,
+        amounts.tokens - taken.tokens,
+        amounts.requests - taken.requests,
+    )
 
 
 def in_units(amounts: Amounts) -> tuple[int, int, int]:

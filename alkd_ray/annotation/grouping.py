@@ -38,8 +38,7 @@ class Grouped:
         self._waiting.append((operation, done))
         if self._at_work is None or self._at_work.done():
             self._at_work = asyncio.create_task(self._work())
-        # Shielded: a caller that is cancelled must not take its group along.
-        return await asyncio.shield(done)
+        return await done  # a caller that is cancelled gives up its result, not the group
 
     async def _work(self) -> None:
         while self._waiting:

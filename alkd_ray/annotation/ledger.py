@@ -9,7 +9,9 @@ breach, and stops admission.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Generator, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -20,20 +22,15 @@ from alkd_ray.annotation.entries import (
     IN_BATCH,
     IN_FLIGHT,
     LARGEST_AMOUNT,
-    TOTAL_COLUMNS,
     HoldEntry,
     HoldStatus,
     LedgerError,
     NotedRates,
-    beyond,
-    check,
     entry_of,
-    in_units,
     is_raised,
-    minus,
-    refusal,
 )
 from alkd_ray.annotation.pricing import Rates
+from alkd_ray.annotation.sheet import NOTHING, Sheet, totals_of
 from alkd_ray.types import Amounts, Caps, LedgerState
 
 __all__ = [
@@ -47,8 +44,6 @@ __all__ = [
     "NotedRates",
 ]
 
-NOTHING = Amounts()
-
 
 class Ledger:
     """Budgets and holds in one :class:`~alkd_ray.annotation.database.Database`.
@@ -60,11 +55,26 @@ class Ledger:
 
     A process that opens the books after another one died calls :meth:`recover` first.
 
-    Admission reads one row of running totals, whatever the number of holds.
+    Admission reads one row of running totals, whatever the number of holds. Who makes and ends
+    many holds at once does so on a :meth:`sheet`; the methods here are sheets of one line.
     """
 
     def __init__(self, database: Database) -> None:
         self.database = database
+
+    @contextlib.contextmanager
+    def sheet(self, holds: Iterable[str], keys: Iterable[str] = ()) -> Generator[Sheet]:
+        """A transaction that makes and ends holds; what was changed is written at its end.
+
+        Args:
+            holds: ids that will be needed.
+            keys: keys of the requests that will be held for.
+        """
+        with self.database.transaction():
+            sheet = Sheet(self.database)
+            sheet.look_up(holds, keys)
+            yield sheet
+            sheet.write()
 
     def open_budget(self, name: str, caps: Caps) -> LedgerState:
         """Makes a budget, or gives it other caps.
@@ -124,33 +134,17 @@ class Ledger:
             :data:`IN_FLIGHT` or :data:`IN_BATCH` (the same request is under way), with
             :data:`BREACHED`, or it names the cap, what is left of it and what the request may cost.
         """
-        check(worst, f"hold {hold_id!r}")
-        with self.database.transaction():
-            state, open_breaches = self._read(budget)
-            refused = self._in_flight(key) or refusal(budget, state, open_breaches, worst)
-            if refused:
-                return refused
-            if self._find(hold_id) is not None:
-                raise LedgerError(f"hold {hold_id!r} exists already; each request needs its own id")
-            self.database.execute(
-                "INSERT INTO holds (hold_id, budget, status, owner, request_key, kind, attempt, "
-                "batch, writer, worst_microusd, worst_tokens, worst_requests, held_at) "
-                "VALUES (?, ?, 'held', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    hold_id,
-                    budget,
-                    owner,
-                    key,
-                    kind,
-                    attempt,
-                    batch,
-                    self.database.writer,
-                    *in_units(worst),
-                    now(),
-                ),
+        with self.sheet([hold_id], [key]) as sheet:
+            return sheet.hold(
+                budget,
+                hold_id,
+                worst,
+                owner=owner,
+                key=key,
+                kind=kind,
+                attempt=attempt,
+                batch=batch,
             )
-            self._add(budget, held=worst)
-        return ""
 
     def settle(self, hold_id: str, actual: Amounts, *, broke_its_limit: bool = False) -> bool:
         """Ends a hold, also an unresolved one (a late answer), at what it cost.
@@ -166,21 +160,18 @@ class Ledger:
             broken. All of it is settled, and the budget admits nothing more until the breach is
             accepted or a cap raised.
         """
-        with self.database.transaction():
-            entry = self._open_hold(hold_id, ("held", "unresolved"))
-            return self._settle(entry, actual, broke_its_limit=broke_its_limit)
+        with self.sheet([hold_id]) as sheet:
+            return sheet.settle(hold_id, actual, broke_its_limit=broke_its_limit)
 
     def release(self, hold_id: str) -> None:
         """Gives a whole hold back: the request never left, or was refused unbilled."""
-        with self.database.transaction():
-            entry = self._open_hold(hold_id, ("held",))
-            self._end(entry, "released", "")
-            self._add(entry.budget, held=minus(entry.worst))
+        with self.sheet([hold_id]) as sheet:
+            sheet.release(hold_id)
 
     def leave_unresolved(self, hold_id: str, why: str) -> None:
         """Keeps a hold whose outcome is not known; it goes on counting against the caps."""
-        with self.database.transaction():
-            self._leave(self._open_hold(hold_id, ("held",)), why)
+        with self.sheet([hold_id]) as sheet:
+            sheet.leave(hold_id, why)
 
     def recover(self) -> int:
         """Marks what dead writers left held as unresolved; returns how many.
@@ -195,13 +186,17 @@ class Ledger:
             dead = {writer for (writer,) in rows} - {self.database.writer}
             if dead:
                 dead -= self.database.live_writers()
-            left: list[HoldEntry] = []
+            left: list[str] = []
             for writer in sorted(dead):
-                left += self._entries(
+                found = self._entries(
                     "WHERE status = 'held' AND batch = '' AND writer = ?", (writer,)
                 )
-            for entry in left:
-                self._leave(entry, "the process that sent it ended before the answer was recorded")
+                left += [entry.hold_id for entry in found]
+            with self.sheet(left) as sheet:
+                for hold_id in left:
+                    sheet.leave(
+                        hold_id, "the process that sent it ended before the answer was recorded"
+                    )
         return len(left)
 
     def resolve(self, hold_id: str, actual: Amounts) -> None:
@@ -209,13 +204,13 @@ class Ledger:
 
         More than was held is recorded as a breach that is accepted already: a person saw it.
         """
-        with self.database.transaction():
-            self._settle(self._open_hold(hold_id, ("unresolved",)), actual, by_hand=True)
+        with self.sheet([hold_id]) as sheet:
+            sheet.settle(hold_id, actual, by_hand=True)
 
     def accept_breach(self, hold_id: str) -> None:
         """Records that a person has seen a breach; without open ones the budget admits again."""
         with self.database.transaction():
-            entry = self._open_hold(hold_id, ("settled",))
+            entry = self.entry(hold_id)
             if not entry.breached or entry.breach_accepted:
                 raise LedgerError(f"hold {hold_id!r} has no breach to accept")
             self.database.execute(
@@ -228,11 +223,11 @@ class Ledger:
 
     def state(self, budget: str) -> LedgerState:
         """The budget's totals and caps."""
-        return self._read(budget)[0]
+        return totals_of(self.database, budget).state()
 
     def open_breaches(self, budget: str) -> int:
         """Breaches that nobody has accepted; while there are any, nothing is admitted."""
-        return self._read(budget)[1]
+        return totals_of(self.database, budget).open_breaches
 
     def audit(self, budget: str) -> bool:
         """Whether the running totals equal those added up from the budget's holds."""
@@ -246,11 +241,12 @@ class Ledger:
                     open_breaches += entry.breached and not entry.breach_accepted
                 elif entry.status != "released":
                     totals[entry.status] += entry.worst
-            state, counted = self._read(budget)
+            counted = totals_of(self.database, budget)
+            state = counted.state()
             return (
                 totals == {name: getattr(state, name) for name in totals}
                 and breached == self.total_breach(budget)
-                and open_breaches == counted
+                and open_breaches == counted.open_breaches
             )
 
     def entries(
@@ -337,7 +333,7 @@ class Ledger:
     def note_rates(self, budget: str, model: str, rates: Rates) -> None:
         """Records the rates that requests are priced with; the same ones only once."""
         with self.database.transaction():
-            self._read(budget)
+            totals_of(self.database, budget)  # raises where there is none
             self.database.execute(
                 "INSERT INTO rates (budget, model, source, rates, noted_at) "
                 "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -352,124 +348,11 @@ class Ledger:
         )
         return [NotedRates(*row) for row in rows]
 
-    def _settle(
-        self,
-        entry: HoldEntry,
-        actual: Amounts,
-        *,
-        by_hand: bool = False,
-        broke_its_limit: bool = False,
-    ) -> bool:
-        check(actual, f"hold {entry.hold_id!r}")
-        overshoot = beyond(actual, entry.worst)
-        breached = broke_its_limit or overshoot != NOTHING
-        self.database.execute(
-            "UPDATE holds SET status = 'settled', actual_microusd = ?, actual_tokens = ?, "
-            "actual_requests = ?, breached = ?, breach_accepted = ?, by_hand = ?, ended_at = ? "
-            "WHERE hold_id = ?",
-            (*in_units(actual), breached, breached and by_hand, by_hand, now(), entry.hold_id),
-        )
-        held, unresolved = NOTHING, minus(entry.worst)
-        if entry.status == "held":
-            held, unresolved = unresolved, held
-        self._add(
-            entry.budget,
-            settled=actual,
-            held=held,
-            unresolved=unresolved,
-            breached=overshoot,
-            open_breaches=int(breached and not by_hand),
-        )
-        return breached
-
-    def _leave(self, entry: HoldEntry, why: str) -> None:
-        self._end(entry, "unresolved", why)
-        self._add(entry.budget, held=minus(entry.worst), unresolved=entry.worst)
-
-    def _end(self, entry: HoldEntry, status: HoldStatus, why: str) -> None:
-        self.database.execute(
-            "UPDATE holds SET status = ?, why = ?, ended_at = ? WHERE hold_id = ?",
-            (status, why, now(), entry.hold_id),
-        )
-
     def _accept_breaches(self, budget: str) -> None:
         self.database.execute(
             "UPDATE holds SET breach_accepted = 1 WHERE budget = ? AND breached = 1", (budget,)
         )
         self.database.execute("UPDATE budgets SET open_breaches = 0 WHERE name = ?", (budget,))
-
-    def _add(
-        self,
-        budget: str,
-        *,
-        settled: Amounts = NOTHING,
-        held: Amounts = NOTHING,
-        unresolved: Amounts = NOTHING,
-        breached: Amounts = NOTHING,
-        open_breaches: int = 0,
-    ) -> None:
-        self.database.execute(
-            "UPDATE budgets SET settled_microusd = settled_microusd + ?, "
-            "settled_tokens = settled_tokens + ?, settled_requests = settled_requests + ?, "
-            "held_microusd = held_microusd + ?, held_tokens = held_tokens + ?, "
-            "held_requests = held_requests + ?, unresolved_microusd = unresolved_microusd + ?, "
-            "unresolved_tokens = unresolved_tokens + ?, "
-            "unresolved_requests = unresolved_requests + ?, "
-            "breached_microusd = breached_microusd + ?, breached_tokens = breached_tokens + ?, "
-            "breached_requests = breached_requests + ?, open_breaches = open_breaches + ? "
-            "WHERE name = ?",
-            (
-                *in_units(settled),
-                *in_units(held),
-                *in_units(unresolved),
-                *in_units(breached),
-                open_breaches,
-                budget,
-            ),
-        )
-
-    def _read(self, budget: str) -> tuple[LedgerState, int]:
-        """The totals, and the number of open breaches."""
-        row = self.database.execute(
-            f"SELECT {TOTAL_COLUMNS} FROM budgets WHERE name = ?",  # noqa: S608 - our own column names
-            (budget,),
-        ).fetchone()
-        if row is None:
-            known = ", ".join(self.budgets()) or "none"
-            raise LedgerError(f"there is no budget {budget!r} in these books; there are: {known}")
-        state = LedgerState(
-            settled=Amounts(*row[0:3]),
-            held=Amounts(*row[3:6]),
-            unresolved=Amounts(*row[6:9]),
-            caps=Caps(*row[9:12]),
-            breached_microusd=row[12],
-        )
-        return state, row[15]
-
-    def _in_flight(self, key: str) -> str:
-        if not key:
-            return ""
-        row = self.database.execute(
-            "SELECT hold_id, batch FROM holds "
-            "WHERE request_key = ? AND status = 'held' AND request_key <> ''",
-            (key,),
-        ).fetchone()
-        if row is None:
-            return ""
-        if row[1]:
-            return (
-                f"{IN_BATCH}: batch {row[1]} has the same request; annotation.mode=batch "
-                "collects it"
-            )
-        return f"{IN_FLIGHT}: the same request was sent under hold {row[0]!r}"
-
-    def _open_hold(self, hold_id: str, allowed: tuple[HoldStatus, ...]) -> HoldEntry:
-        entry = self.entry(hold_id)
-        if entry.status not in allowed:
-            raise LedgerError(
-                f"hold {hold_id!r} is {entry.status}; this needs one that is {' or '.join(allowed)}"
-            )
-        return entry
 
     def _find(self, hold_id: str) -> HoldEntry | None:
         found = self._entries("WHERE hold_id = ?", (hold_id,))

@@ -19,6 +19,8 @@ from alkd_ray.llm_teachers import Endpoint
 from alkd_ray.types import Catalogue, IntArray, RankRequest
 
 NO_SESSION = -1
+# Of 6 kB each. Larger passes render the others each time, rather than fill the memory.
+MOST_KEPT = 4_000
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _SENT = json.JSONEncoder(ensure_ascii=False)
@@ -156,9 +158,18 @@ class HintsQuestion:
         return {**self.body, "messages": messages}
 
 
+class _Kept(dict[int, "RankQuestion"]):
+    """Questions as rendered; another process renders its own."""
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()
+
+
 @dataclass(frozen=True, slots=True)
 class RankQuestions:
     """The ranking questions of a pass, rendered one at a time; small enough to be sent to workers.
+
+    The first :data:`MOST_KEPT` that are looked at stay as they were rendered.
 
     Attributes:
         requests: what to ask.
@@ -173,13 +184,22 @@ class RankQuestions:
     domain: str
     endpoint: Endpoint
     max_output_tokens: int | None = None
-    # Each is looked at several times in a pass; the hash is a third of what that costs.
+    # Each is looked at four times in a pass: for its key, its body, to ask and to read.
     _keys: dict[int, str] = field(init=False, default_factory=dict, compare=False, repr=False)
+    _kept: _Kept = field(init=False, default_factory=_Kept, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.requests)
 
     def __getitem__(self, index: int) -> RankQuestion:
+        question = self._kept.get(index)
+        if question is None:
+            question = self._rendered(index)
+            if len(self._kept) < MOST_KEPT:
+                self._kept[index] = question
+        return question
+
+    def _rendered(self, index: int) -> RankQuestion:
         request = self.requests[index]
         titles = self._titles(request.candidates)
         limit = self.max_output_tokens or prompts.rank_output_tokens(request.wanted)
@@ -259,5 +279,14 @@ def size_in_bytes(body: Mapping[str, Any], schema: Mapping[str, Any] | None) -> 
 
 def size_around(body: Mapping[str, Any], schema: Mapping[str, Any] | None) -> int:
     """The part of :func:`size_in_bytes` that is not the body."""
-    template = 16 * len(body["messages"]) + 64
-    return template + (len(json.dumps(schema).encode()) if schema else 0)
+    return template_size(body) + schema_size(schema)
+
+
+def template_size(body: Mapping[str, Any]) -> int:
+    """The part of it that is for the chat template."""
+    return 16 * len(body["messages"]) + 64
+
+
+def schema_size(schema: Mapping[str, Any] | None) -> int:
+    """The part of it that is for the schema."""
+    return len(json.dumps(schema).encode()) if schema else 0

@@ -7,8 +7,8 @@ and a run that asks a question asked before finds the answer here.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,107 +16,30 @@ from typing import Any
 import numpy as np
 
 from alkd_ray.annotation.database import Database, now
+from alkd_ray.annotation.stored import (
+    Spent,
+    StoredAnswer,
+    StoredFailure,
+    StoredRanking,
+    StoredRequest,
+)
 from alkd_ray.types import IntArray, Usage
 
+__all__ = ["Spent", "Store", "StoredAnswer", "StoredFailure", "StoredRanking", "StoredRequest"]
+
 KEYS_PER_QUERY = 10_000
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+_UNESCAPED = json.JSONEncoder(ensure_ascii=False)
 RANKING_COLUMNS = "request_key, parser_version, ranking, repairs, failure"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRequest:
-    """A question as asked.
-
-    Attributes:
-        key: SHA-256 of the canonical request, hex.
-        endpoint: identity of the endpoint.
-        model: the model's name as sent.
-        kind: ``rank`` or ``hints``.
-        prompt_version: version of the prompt, e.g. ``rank.v1``.
-        session_id: the session it is about; -1 where it is about none.
-        body: the canonical request, JSON.
-        stored_at: UTC, ISO 8601.
-    """
-
-    key: str
-    endpoint: str
-    model: str
-    kind: str
-    prompt_version: str
-    session_id: int
-    body: str
-    stored_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAnswer:
-    """An answer as received.
-
-    Attributes:
-        key: the request's key.
-        attempt: 1 for the first answer to the request, 2 for the answer when asked again.
-        raw: the body's text as received.
-        finish_reason: as the endpoint gave it ("" for none).
-        usage: tokens as billed; None where the endpoint did not say.
-        cost_microusd: what was settled for it.
-        hold_id: the ledger's hold that paid for it.
-        received_at: UTC, ISO 8601.
-    """
-
-    key: str
-    attempt: int
-    raw: str
-    finish_reason: str
-    usage: Usage | None
-    cost_microusd: int
-    hold_id: str
-    received_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRanking:
-    """What a version of the parser read from a request's answers.
-
-    Attributes:
-        key: the request's key.
-        parser_version: the parser.
-        ranking: ``[<= wanted]`` int64 items, best first; empty when failed.
-        repairs: what had to be repaired, by name, in order.
-        failure: "" or why there is no ranking.
-    """
-
-    key: str
-    parser_version: str
-    ranking: IntArray
-    repairs: tuple[str, ...]
-    failure: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFailure:
-    """Why a request got no answer; the latest reason counts."""
-
-    key: str
-    is_permanent: bool
-    reason: str
-    failed_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What all answers to one request took together."""
-
-    answers: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost_microusd: int
 
 
 class Store:
     """Requests, answers, rankings and failures in one database of books.
 
-    Every writing method is one transaction, joined to the caller's where one is open (see
-    :class:`~alkd_ray.annotation.database.Database`): an answer is stored in the transaction that
-    settles its hold. Reading methods take any number of keys and return those that are there.
+    Every method that writes one thing is one transaction, joined to the caller's where one is open
+    (see :class:`~alkd_ray.annotation.database.Database`): an answer is stored in the transaction
+    that settles its hold. Those that write many are for a transaction that the caller holds.
+    Reading methods take any number of keys and return those that are there.
     """
 
     def __init__(self, database: Database) -> None:
@@ -138,13 +61,30 @@ class Store:
         The fields are those of :class:`StoredRequest`. The body holds no secret: the endpoint's
         key travels in a header.
         """
+        asked = StoredRequest(key, endpoint, model, kind, prompt_version, session_id, body, now())
         with self.database.transaction():
-            self.database.execute(
-                "INSERT INTO requests (request_key, endpoint, model, kind, prompt_version, "
-                "session_id, body, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (request_key) DO NOTHING",
-                (key, endpoint, model, kind, prompt_version, session_id, body, now()),
-            )
+            self.put_requests([asked])
+
+    def put_requests(self, requests: Sequence[StoredRequest]) -> None:
+        """Records questions; those that are there stay as they are."""
+        self.database.execute_rows(
+            "INSERT INTO requests (request_key, endpoint, model, kind, prompt_version, "
+            "session_id, body, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (request_key) DO NOTHING",
+            [
+                (
+                    asked.key,
+                    asked.endpoint,
+                    asked.model,
+                    asked.kind,
+                    asked.prompt_version,
+                    asked.session_id,
+                    asked.body,
+                    asked.stored_at,
+                )
+                for asked in requests
+            ],
+        )
 
     def put_answer(
         self,
@@ -165,23 +105,54 @@ class Store:
         Returns:
             The number it is stored under.
         """
-        tokens = (None, None, None)
-        if usage is not None:
-            tokens = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+        answer = StoredAnswer(
+            key, attempt, raw, finish_reason, usage, cost_microusd, hold_id, now()
+        )
         with self.database.transaction():
-            taken, last = self.database.execute(
-                "SELECT coalesce(max(CASE WHEN attempt = ? THEN 1 ELSE 0 END), 0), "
-                "coalesce(max(attempt), 0) FROM answers WHERE request_key = ?",
-                (attempt, key),
-            ).fetchone()
-            number = last + 1 if taken else attempt
-            self.database.execute(
-                "INSERT INTO answers (request_key, attempt, raw, finish_reason, prompt_tokens, "
-                "completion_tokens, cached_tokens, cost_microusd, hold_id, received_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (key, number, _bytes(raw), finish_reason, *tokens, cost_microusd, hold_id, now()),
+            return self.put_answers([answer], self.attempts([key]))[0]
+
+    def put_answers(
+        self, answers: Sequence[StoredAnswer], taken: defaultdict[str, set[int]]
+    ) -> list[int]:
+        """Stores answers in their order, each as :meth:`put_answer` does.
+
+        Args:
+            answers: their attempts are the numbers that they are wanted under.
+            taken: key -> the numbers that its answers in the store have, from :meth:`attempts` in
+                the same transaction. Those of ``answers`` are added.
+
+        Returns:
+            The number of each.
+        """
+        rows: list[tuple[Any, ...]] = []
+        for answer in answers:
+            numbers = taken[answer.key]
+            is_free = answer.attempt not in numbers
+            number = answer.attempt if is_free else max(numbers) + 1
+            numbers.add(number)
+            usage = answer.usage
+            tokens = (None, None, None)
+            if usage is not None:
+                tokens = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+            rows.append(
+                (
+                    answer.key,
+                    number,
+                    _bytes(answer.raw),
+                    answer.finish_reason,
+                    *tokens,
+                    answer.cost_microusd,
+                    answer.hold_id,
+                    answer.received_at,
+                )
             )
-        return number
+        self.database.execute_rows(
+            "INSERT INTO answers (request_key, attempt, raw, finish_reason, prompt_tokens, "
+            "completion_tokens, cached_tokens, cost_microusd, hold_id, received_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+        return [row[1] for row in rows]
 
     def put_parsed(
         self,
@@ -193,20 +164,29 @@ class Store:
         failure: str = "",
     ) -> None:
         """Records what the parser read; the same version again replaces what it read before."""
+        items = np.asarray(ranking, np.int64)
         with self.database.transaction():
-            self.database.execute(
-                "INSERT INTO parsed (request_key, parser_version, ranking, repairs, failure) "
-                "VALUES (?, ?, ?, ?, ?) ON CONFLICT (request_key, parser_version) DO UPDATE SET "
-                "ranking = excluded.ranking, repairs = excluded.repairs, "
-                "failure = excluded.failure",
+            self.put_rankings([StoredRanking(key, parser_version, items, tuple(repairs), failure)])
+
+    def put_rankings(self, rankings: Iterable[StoredRanking]) -> None:
+        """Records readings; of several by one version of one request, the last one counts."""
+        last = {(read.key, read.parser_version): read for read in rankings}
+        self.database.execute_rows(
+            "INSERT INTO parsed (request_key, parser_version, ranking, repairs, failure) "
+            "VALUES (?, ?, ?, ?, ?) ON CONFLICT (request_key, parser_version) DO UPDATE SET "
+            "ranking = excluded.ranking, repairs = excluded.repairs, "
+            "failure = excluded.failure",
+            [
                 (
-                    key,
-                    parser_version,
-                    json.dumps([int(item) for item in ranking], separators=(",", ":")),
-                    json.dumps(list(repairs), ensure_ascii=False),
-                    failure,
-                ),
-            )
+                    read.key,
+                    read.parser_version,
+                    _COMPACT.encode(read.ranking.tolist()),
+                    _UNESCAPED.encode(read.repairs),
+                    read.failure,
+                )
+                for read in last.values()
+            ],
+        )
 
     def put_failure(self, key: str, *, permanent: bool, reason: str) -> None:
         """Records why a request got no answer; ``permanent`` = asking again is of no use."""
@@ -245,6 +225,18 @@ class Store:
             usage = None if prompt is None else Usage(prompt, completion, cached)
             answer = StoredAnswer(key, attempt, _text(raw), finish, usage, *paid)
             found.setdefault(key, []).append(answer)
+        return found
+
+    def attempts(self, keys: Iterable[str]) -> defaultdict[str, set[int]]:
+        """Key -> numbers of its answers; of a key without any, none."""
+        rows = self._rows(
+            "SELECT request_key, attempt FROM answers "
+            "WHERE request_key IN (SELECT value FROM json_each(?))",
+            keys,
+        )
+        found: defaultdict[str, set[int]] = defaultdict(set)
+        for key, attempt in rows:
+            found[key].add(attempt)
         return found
 
     def spent(self, keys: Iterable[str]) -> dict[str, Spent]:

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 
 from alkd_ray.annotation.database import FILE_NAME, Database
 from alkd_ray.annotation.ledger import BREACHED, IN_FLIGHT, Ledger, LedgerError
+from alkd_ray.annotation.sheet import Sheet
 from alkd_ray.types import Amounts, Caps
 
 BUDGETS = ("first", "second")
@@ -180,6 +181,52 @@ class LedgerMachine(RuleBasedStateMachine):
         hold_id = data.draw(st.sampled_from(ids))
         self.ledger.accept_breach(hold_id)
         self.model.holds[hold_id].is_open_breach = False
+
+    @rule(data=st.data(), size=st.integers(2, 8))
+    def group(self, data: st.DataObject, size: int) -> None:
+        """Many steps on one sheet are what the same steps are one after the other."""
+        # Drawn from before the group, or made in it, ended in it, and held again in it.
+        known = st.sampled_from(sorted(self.model.holds) or ["never held"])
+        new = st.sampled_from([f"hold-{self.next_id + number}" for number in range(size)])
+        with self.ledger.sheet(data.draw(st.lists(known, max_size=2)), KEYS[:2]) as sheet:
+            for _ in range(size):
+                if data.draw(st.booleans()):
+                    self._hold_on(sheet, data)
+                else:
+                    self._end_on(sheet, data, data.draw(known | new))
+
+    def _hold_on(self, sheet: Sheet, data: st.DataObject) -> None:
+        budget, key = data.draw(st.sampled_from(BUDGETS)), data.draw(st.sampled_from(KEYS))
+        worst, hold_id = data.draw(amounts), f"hold-{self.next_id}"
+        self.next_id += 1
+        made = {"owner": "run", "key": key, "kind": "rank", "attempt": 1, "batch": ""}
+        expected = self.model.refuses(budget, units(worst), key)
+        reason = sheet.hold(budget, hold_id, worst, **made)
+        start = {"": "", "in flight": IN_FLIGHT, "breached": BREACHED, "cap": "the cap of "}
+        assert reason.startswith(start[expected])
+        assert bool(reason) is bool(expected)
+        if not expected:
+            self.model.holds[hold_id] = ModelHold(budget, units(worst), key)
+
+    def _end_on(self, sheet: Sheet, data: st.DataObject, hold_id: str) -> None:
+        hold, actual = self.model.holds.get(hold_id), data.draw(amounts)
+        assert sheet.status_of(hold_id) == (hold.status if hold else None)
+        step = data.draw(st.sampled_from(["settle", "release", "leave", "resolve"]))
+        allowed = {"settle": ("held", "unresolved"), "resolve": ("unresolved",)}
+        if hold is None or hold.status not in allowed.get(step, ("held",)):
+            with pytest.raises(LedgerError):
+                self._step(sheet, step, hold_id, actual)
+            return
+        breached = self._step(sheet, step, hold_id, actual)
+        if step in ("settle", "resolve"):
+            assert self.model.settle(hold, units(actual), by_hand=step == "resolve") is breached
+        else:
+            hold.status = "released" if step == "release" else "unresolved"
+
+    def _step(self, sheet: Sheet, step: str, hold_id: str, actual: Amounts) -> bool | None:
+        if step in ("settle", "resolve"):
+            return sheet.settle(hold_id, actual, by_hand=step == "resolve")
+        return sheet.release(hold_id) if step == "release" else sheet.leave(hold_id, "timeout")
 
     @precondition(lambda self: self._has("settled", "released"))
     @rule(data=st.data(), actual=amounts)
