@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from alkd_ray.annotation.database import FILE_NAME, Database
+from alkd_ray.annotation.database import FILE_NAME, Database, now
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.store import Store
+from alkd_ray.annotation.stored import StoredAnswer
 from alkd_ray.types import Amounts, Caps, Usage
 
 GROUP = 64
@@ -65,16 +66,18 @@ class Books:
         """Holds ``group`` requests in one commit, then stores and settles them in another."""
         ids = [f"hold-{self.count + number}" for number in range(group)]
         self.count += group
-        with self.database.transaction():
-            for hold_id in ids:
-                refused = self.ledger.hold("benchmark", hold_id, WORST, "run", key=hold_id)
-                assert not refused, refused
-        with self.database.transaction():
-            for hold_id in ids:
-                self.store.put_answer(
-                    hold_id, 1, ANSWER, usage=USAGE, cost_microusd=800, hold_id=hold_id
+        with self.ledger.sheet(ids, ids) as sheet:
+            for key in ids:
+                refused = sheet.hold(
+                    *("benchmark", key, WORST), owner="run", key=key, kind="", attempt=1, batch=""
                 )
-                self.ledger.settle(hold_id, ACTUAL)
+                assert not refused, refused
+        at = now()
+        with self.ledger.sheet(ids) as sheet:
+            answers = [StoredAnswer(key, 1, ANSWER, "stop", USAGE, 800, key, at) for key in ids]
+            self.store.put_answers(answers, self.store.attempts(ids))
+            for key in ids:
+                sheet.settle(key, ACTUAL)
 
 
 def rate(work: Callable[[], None], done_each: int, seconds: float) -> float:

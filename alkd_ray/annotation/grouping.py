@@ -34,11 +34,18 @@ class Grouped:
         Raises:
             Exception: whatever ``apply`` raised for the group.
         """
+        return await self._put(operation)  # whoever is cancelled gives up its result alone
+
+    async def do_all(self, operations: Sequence[Any]) -> list[Any]:
+        """The results of several, in order; see :meth:`do`."""
+        return list(await asyncio.gather(*map(self._put, operations)))
+
+    def _put(self, operation: Any) -> asyncio.Future[Any]:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((operation, done))
         if self._at_work is None or self._at_work.done():
             self._at_work = asyncio.create_task(self._work())
-        return await done  # a caller that is cancelled gives up its result, not the group
+        return done
 
     async def _work(self) -> None:
         while self._waiting:

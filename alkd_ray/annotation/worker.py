@@ -231,6 +231,10 @@ class LocalDesk:
         """See :class:`alkd_ray.annotation.asking.DeskFace`."""
         return await self._grouped.do(operation)
 
+    async def do_all(self, operations: Sequence[Any]) -> list[Any]:
+        """Several operations, of another process's group."""
+        return await self._grouped.do_all(operations)
+
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """A call that touches the books, between two groups."""
         loop = asyncio.get_running_loop()

@@ -114,7 +114,7 @@ class _Desk:
     async def apply(self, operations: Sequence[Any]) -> list[Any]:
         """Carries out a group of one annotator's operations, together with those of others."""
         await self._begun.wait()
-        return list(await asyncio.gather(*map(self._local.do, operations)))
+        return await self._local.do_all(operations)
 
     async def standing(self) -> Standing:
         """How the pass stands."""

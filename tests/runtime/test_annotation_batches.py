@@ -91,8 +91,8 @@ def test_what_an_expired_batch_did_not_reach_goes_into_the_next(tmp_path: Path) 
 
 
 def test_a_batch_that_is_refused_as_a_whole_is_submitted_again(tmp_path: Path) -> None:
-    with serving(tmp_path, *QUICK, "--batch-fail-share", "0.4") as server:
-        outcome = bought(tmp_path, server, batch_size=10, tries=30)
+    with serving(tmp_path, *QUICK, "--batch-fail-share", "0.5") as server:
+        outcome = bought(tmp_path, server, batch_size=4, tries=30)
         check(tmp_path, server, outcome)
     assert outcome.status == "complete"
     assert any(text.startswith("failed: ") for text in outcomes(tmp_path))
