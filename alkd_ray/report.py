@@ -141,7 +141,7 @@ def write(data: ReportData, folder: Path) -> None:
         ],
         "composition_rows": _COMPOSITION_ROWS,
     }
-    environment = _environment()
+    environment = page_environment()
     page = environment.get_template("report.html").render(shown, figures=_figures(data, analysis))
     artifacts.write_text(folder / "report.html", page + "\n")
     text = environment.get_template("report.md").render(shown)
@@ -236,7 +236,8 @@ def _curves_by_metric(data: ReportData) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Templates of pages and of Markdown, with the filters that word numbers."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("alkd_ray"),
         autoescape=jinja2.select_autoescape(["html"]),

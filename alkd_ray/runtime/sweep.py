@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -161,12 +161,11 @@ def _run(
     listener.shared(shared)
     outcome = SweepOutcome(sweep, folder, shared.status, shared.reason, shared)
     if shared.ends_the_sweep:
-        _report(outcome, root)
-        return outcome
+        return _ended(outcome, root, journal)
 
     known = standings(earlier.values(), config.metric, sweep.seeds)
     queue = TrialQueue(
-        search_of(config, {s.setting.id: (s.setting, s.mean) for s in known if s.is_whole}),
+        search_of(config, ((s.setting, s.mean if s.is_whole else None) for s in known)),
         lambda setting: shared.trials(setting, configs(setting)),
         lambda setting: configs(setting).student.backbone,
         config.metric,
@@ -199,12 +198,11 @@ def _run(
     if failed and outcome.status == "complete":
         outcome.status = "partial"
         outcome.reason = f"{failed} of {len(queue.records)} trials failed"
-    _report(outcome, root)
-    journal.add("ended", status=outcome.status, reason=outcome.reason)
-    return outcome
+    return _ended(outcome, root, journal)
 
 
-def _report(outcome: SweepOutcome, root: Path) -> None:
+def _ended(outcome: SweepOutcome, root: Path, journal: Journal) -> SweepOutcome:
+    """Writes the report, then that the sweep has ended."""
     from alkd_ray.sweeps import report
 
     data = report.collect(
@@ -218,6 +216,8 @@ def _report(outcome: SweepOutcome, root: Path) -> None:
         outcome.reason,
     )
     report.write(data, outcome.report)
+    journal.add("ended", status=outcome.status, reason=outcome.reason)
+    return outcome
 
 
 class _Configs:
@@ -240,7 +240,7 @@ def _prepared_points(sweep: Sweep) -> list[dict[str, Any]]:
     return purchases(sweep.config, sharing.deciding_axes(sweep.config, sweep.of({})))
 
 
-def _check_scheduler(sweep: Sweep, configs: Any) -> None:
+def _check_scheduler(sweep: Sweep, configs: Iterable[RunConfig]) -> None:
     if sweep.config.scheduler == "none":
         return
     for config in configs:

@@ -10,12 +10,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import jinja2
-
 from alkd_ray import __version__, artifacts
-from alkd_ray.evaluation import wording
 from alkd_ray.evaluation.ranks import read_ranks
-from alkd_ray.evaluation.wording import metric, signed
+from alkd_ray.report import page_environment
 from alkd_ray.stages import Context, Silent
 from alkd_ray.sweeps import figures
 from alkd_ray.sweeps.comparing import ROLES, SettingRow, SweepReportData, Tested, analyse
@@ -100,7 +97,8 @@ def write(data: SweepReportData, folder: Path) -> None:
         "nodes": _nodes(data.records.values()),
         "config": json.dumps(data.config, indent=1, ensure_ascii=False, default=str),
     }
-    environment = _environment()
+    environment = page_environment()
+    environment.filters["value"] = value_text
     page = environment.get_template("sweep.html").render(shown, figures=_figures(data, rows))
     artifacts.write_text(folder / "sweep.html", page + "\n")
     text = environment.get_template("sweep.md").render(shown)
@@ -164,23 +162,3 @@ def _nodes(records: Iterable[TrialRecord]) -> list[tuple[str, int, float]]:
     for record in records:
         found.setdefault(record.node or "unknown", []).append(record.seconds)
     return [(node, len(seconds), sum(seconds)) for node, seconds in sorted(found.items())]
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("alkd_ray"),
-        autoescape=jinja2.select_autoescape(["html"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "metric": metric,
-        "signed": signed,
-        "count": wording.count,
-        "p_value": wording.p_value,
-        "seconds": wording.seconds,
-        "cell": wording.markdown_cell,
-        "value": value_text,
-    }
-    return environment

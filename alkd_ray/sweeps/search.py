@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alkd_ray.errors import InputError
@@ -60,12 +60,12 @@ class OptunaSearch:
     is, on their speed.
     """
 
-    def __init__(self, config: SweepConfig, known: Mapping[str, tuple[Setting, float]]) -> None:
+    def __init__(self, config: SweepConfig, known: Iterable[tuple[Setting, float | None]]) -> None:
         """Begins a study, or goes on with one.
 
         Args:
             config: the sweep.
-            known: setting -> it and its value, from an earlier process.
+            known: settings of an earlier process; those without a value come first.
         """
         optuna = _optuna()
         self._samples = config.samples
@@ -77,7 +77,7 @@ class OptunaSearch:
         )
         self._asked: dict[str, optuna.Trial] = {}
         self._given: set[str] = set()
-        for setting, value in known.values():
+        for setting, value in known:
             self._add(setting, value)
 
     def next(self) -> Setting | None:
@@ -112,10 +112,13 @@ class OptunaSearch:
         """See :class:`Search`."""
         return max(self._samples - len(self._given), 0)
 
-    def _add(self, setting: Setting, value: float) -> None:
+    def _add(self, setting: Setting, value: float | None) -> None:
         optuna = _optuna()
-        self._given.add(setting.id)
         params = {name: self._encoded[name].encode(v) for name, v in setting.point.items()}
+        if value is None:
+            self._study.enqueue_trial(params)
+            return
+        self._given.add(setting.id)
         self._study.add_trial(
             optuna.trial.create_trial(params=params, distributions=self._space, value=value)
         )
@@ -172,6 +175,6 @@ def _optuna() -> Any:
     return optuna
 
 
-def search_of(config: SweepConfig, known: Mapping[str, tuple[Setting, float]]) -> Search:
+def search_of(config: SweepConfig, known: Iterable[tuple[Setting, float | None]]) -> Search:
     """The search that a sweep names; ``known`` as for :class:`OptunaSearch`."""
     return OptunaSearch(config, known) if config.search == "optuna" else Listed(config)

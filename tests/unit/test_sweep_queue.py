@@ -188,7 +188,7 @@ def test_optuna_does_better_than_chance_and_goes_on_where_it_was() -> None:
             search.tell(*known[setting.id])
         return known
 
-    known = searched(OptunaSearch(config, {}), 60)
+    known = searched(OptunaSearch(config, []), 60)
     values = [value for _, value in known.values()]
     assert np.mean(values[-20:]) > np.mean(values[:20])
     drawn = Listed(sweep(over=SPACE, samples=60))
@@ -197,14 +197,17 @@ def test_optuna_does_better_than_chance_and_goes_on_where_it_was() -> None:
         chance.append(parabola(setting.point))
     assert np.mean(values[-20:]) > np.mean(chance) + 2 * np.std(chance) / np.sqrt(20)
     half = dict(list(known.items())[:30])
-    rest = searched(OptunaSearch(config, half), 60)
+    begun = list(known.values())[30:32]  # of which not every seed was over
+    earlier = [*half.values(), *((setting, None) for setting, _ in begun)]
+    rest = searched(OptunaSearch(config, earlier), 60)
     assert len(rest) == 30
     assert not rest.keys() & half.keys()
+    assert [setting.id for setting, _ in begun] == list(rest)[:2]
 
 
 def test_optuna_ends_when_a_small_space_is_used_up() -> None:
     search = OptunaSearch(
-        sweep(over={"a.x": {"grid": [[1, 2], [3]]}}, search="optuna", samples=9), {}
+        sweep(over={"a.x": {"grid": [[1, 2], [3]]}}, search="optuna", samples=9), []
     )
     found = []
     while (setting := search.next()) is not None:
