@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from alkd_ray.config import checked_storage
 from alkd_ray.errors import AlkdError, InputError
+from alkd_ray.storage_url import checked_storage
 
 if TYPE_CHECKING:  # a storage is rare, and pyarrow takes its time to be imported
     from pyarrow import fs
