@@ -32,6 +32,10 @@ from alkd_ray.sweeps.rungs import Rungs
 REPORT_SECONDS = 1.0
 # A trial that ended its process so often is to blame for it.
 MOST_BEGINS = 3
+WHY_NOT_BEGUN = {
+    "dropped": "another seed of its setting was dropped",
+    "failed": f"its process ended {MOST_BEGINS} times without a result: out of memory?",
+}
 PACK_RETRIES = 10
 
 # Takes note of what became of trials, durably.
@@ -45,11 +49,14 @@ class _Board:
         self._begins: dict[str, int] = {}
         self._rungs = rungs
 
-    def begin(self, trial: str, setting: str) -> tuple[int, bool]:
-        """How often the trial was begun, and whether its setting was dropped meanwhile."""
+    def begin(self, trial: str, setting: str) -> str:
+        """Whether the trial may begin: "", ``dropped``, or ``failed`` for one that kills."""
+        if self._rungs is not None and self._rungs.is_dropped(setting):
+            return "dropped"
+        if self._begins.get(trial, 0) >= MOST_BEGINS:
+            return "failed"
         self._begins[trial] = self._begins.get(trial, 0) + 1
-        is_dropped = self._rungs is not None and self._rungs.is_dropped(setting)
-        return self._begins[trial], is_dropped
+        return ""
 
     def goes_on(self, trial: str, setting: str, seed: int, rung: int, value: float) -> bool:
         """See :meth:`alkd_ray.sweeps.rungs.Rungs.goes_on`."""
@@ -98,21 +105,16 @@ class _PackActor(tune.Trainable):
 
     def _run(self, trial: Trial) -> TrialRecord:
         given, setting = self._given, trial.setting
-        begins, is_dropped = ray.get(given.board.begin.remote(trial.id, setting.id))
-        if is_dropped or begins > MOST_BEGINS:
-            reason = (
-                "another seed of its setting was dropped"
-                if is_dropped
-                else f"its process ended {begins - 1} times without a result: out of memory?"
-            )
+        refused: Any = ray.get(given.board.begin.remote(trial.id, setting.id))
+        if refused:
             return TrialRecord(
                 trial.id,
                 trial.point,
                 trial.seed,
                 trial.inputs,
-                "dropped" if is_dropped else "failed",
+                refused,
                 node=self._node,
-                reason=reason,
+                reason=WHY_NOT_BEGUN[refused],
             )
         config = given.sweep.config
         watch = None

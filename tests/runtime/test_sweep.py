@@ -121,6 +121,21 @@ def test_a_failing_trial_is_reported_and_the_others_go_on(tmp_path: Path, home: 
     assert set(outcome.tested) == {f"{good.setting.id}-{seed}" for seed in (1, 2)}
 
 
+def test_a_trial_that_ends_its_process_is_given_up_and_the_rest_of_its_pack_is_run(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    over = {"distillation.method": {"grid": ["tests.poison:Poison", "teacher-ranking"]}}
+    outcome = run(written(tmp_path, over=over), "sweep.pack=4")
+    good, bad = outcome.standings
+    assert outcome.status == "partial"
+    assert good.is_whole
+    assert bad.setting.point == {"distillation.method": "tests.poison:Poison"}
+    assert bad.state == "2 failed"
+    failed = outcome.records[f"{bad.setting.id}-1"]
+    assert "ended 3 times without a result" in failed.reason
+
+
 def test_asha_ends_trials_early_and_only_by_the_metric_that_ranks(
     tmp_path: Path, home: Path
 ) -> None:
