@@ -183,11 +183,11 @@ def test_a_sweep_is_planned_as_a_whole(alkd: CommandLine, tmp_path: Path) -> Non
     )
     words = ("difficulty.engine=local", "hints.enabled=false")
     found = json.loads(alkd("sweep", "plan", str(file), *words, "--json").stdout)
-    assert found["trials"] == 4
+    assert found["settings"] == 4
     assert found["unshared"] == 2 * (20 + 40)
     # The easiest 20 are among the easiest 40; random ones overlap as they may.
     assert 40 <= found["plan"]["requests"] <= 20 + 40 + 40
     assert found["plan"]["to_send"] == found["plan"]["requests"]
-    assert "4 trials ask" in alkd("sweep", "plan", str(file), *words).stdout
+    assert "4 settings ask" in alkd("sweep", "plan", str(file), *words).stdout
     bad = alkd("sweep", "plan", str(tmp_path / "none.yaml"), status=2)
     assert "none.yaml" in bad.stderr
