@@ -172,7 +172,7 @@ class _Packs(Searcher):
         return {"pack": [asdict(trial) for trial in pack]}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Some trials of a pack are over."""
+        """Some trials of a pack are over; of its last ones only :meth:`on_trial_complete` hears."""
         records = [TrialRecord.from_json(found) for found in result.get("records", ())]
         self._seconds[trial_id] += [record.seconds for record in records]
         self._tell(records)
@@ -182,7 +182,7 @@ class _Packs(Searcher):
     ) -> None:
         """A pack is over; what it left undone waits again, or has failed with it."""
         if result is not None:
-            self._tell([TrialRecord.from_json(found) for found in result.get("records", ())])
+            self.on_trial_result(trial_id, result)
         pack = self._packs.pop(trial_id)
         took = time.perf_counter() - self._began.pop(trial_id)
         seconds = self._seconds.pop(trial_id)

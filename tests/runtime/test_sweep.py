@@ -16,8 +16,13 @@ from alkd_ray.errors import InputError
 from alkd_ray.evaluation.metrics import metric_values
 from alkd_ray.evaluation.ranks import read_ranks
 from alkd_ray.pipeline import Engines
+from alkd_ray.runtime.packs import _Packs
 from alkd_ray.stages import Silent
 from alkd_ray.sweeps import journal as journals
+from alkd_ray.sweeps.config import SweepConfig, load
+from alkd_ray.sweeps.queue import PackSizes, TrialQueue
+from alkd_ray.sweeps.records import Trial, TrialRecord
+from alkd_ray.sweeps.search import Listed
 from tests.sweep_files import OVER, RUN, run, table, written
 
 
@@ -219,8 +224,6 @@ def test_a_cap_that_ends_the_buying_is_said_and_the_rest_is_run(tmp_path: Path, 
 
 
 def test_overrides_reach_run_and_sweep_and_change_what_the_sweep_is(tmp_path: Path) -> None:
-    from alkd_ray.sweeps.config import load
-
     file = written(tmp_path)
     plain = load(file)
     assert load(file, ["sweep.pack=3", "sweep.finalists=all"]).sweep_id == plain.sweep_id
@@ -230,3 +233,33 @@ def test_overrides_reach_run_and_sweep_and_change_what_the_sweep_is(tmp_path: Pa
     with pytest.raises(InputError, match="pak"):
         load(file, ["sweep.pak=3"])
     assert yaml.safe_load(file.read_text())["over"] == OVER
+
+
+def test_packs_grow_with_what_the_first_ones_took() -> None:
+    over = {"a.x": {"grid": list(range(400))}}
+    config = SweepConfig.model_validate({"run": {}, "over": over})
+    queue = TrialQueue(
+        Listed(config), lambda s: [Trial(s.point, 1, "d", "t")], lambda s: "fpmc", "ndcg@10", 1, {}
+    )
+
+    def tell(records: list[TrialRecord]) -> None:
+        for record in records:
+            queue.tell(record)
+
+    packs = _Packs(queue, PackSizes(), 2, tell)
+    sizes = []
+    for number in range(3):
+        pack = [Trial(**trial) for trial in packs.suggest(str(number))["pack"]]
+        sizes.append(len(pack))
+        records = [
+            TrialRecord(t.id, t.point, 1, t.inputs, "complete", {"ndcg@10": 0.1}, seconds=1e-4)
+            for t in pack
+        ]
+        # What a pack ends with, Tune tells only as its end.
+        half = len(records) // 2
+        packs.on_trial_result(str(number), {"records": [r.as_json() for r in records[:half]]})
+        packs.on_trial_complete(str(number), {"records": [r.as_json() for r in records[half:]]})
+    assert sizes[0] == 1
+    assert sizes[1] > 1
+    assert not queue.running
+    assert len(queue.records) == sum(sizes)
