@@ -235,8 +235,8 @@ def test_overrides_reach_run_and_sweep_and_change_what_the_sweep_is(tmp_path: Pa
     assert yaml.safe_load(file.read_text())["over"] == OVER
 
 
-def test_packs_grow_with_what_the_first_ones_took() -> None:
-    over = {"a.x": {"grid": list(range(400))}}
+def test_the_size_of_packs_is_learned_from_all_of_a_packs_trials_the_last_ones_too() -> None:
+    over = {"a.x": {"grid": list(range(10))}}
     config = SweepConfig.model_validate({"run": {}, "over": over})
     queue = TrialQueue(
         Listed(config), lambda s: [Trial(s.point, 1, "d", "t")], lambda s: "fpmc", "ndcg@10", 1, {}
@@ -246,20 +246,24 @@ def test_packs_grow_with_what_the_first_ones_took() -> None:
         for record in records:
             queue.tell(record)
 
-    packs = _Packs(queue, PackSizes(), 2, tell)
-    sizes = []
-    for number in range(3):
-        pack = [Trial(**trial) for trial in packs.suggest(str(number))["pack"]]
-        sizes.append(len(pack))
+    def over_now(trials: list[Trial], seconds: float) -> dict:
         records = [
-            TrialRecord(t.id, t.point, 1, t.inputs, "complete", {"ndcg@10": 0.1}, seconds=1e-4)
-            for t in pack
+            TrialRecord(
+                t.id, t.point, 1, t.inputs, "complete", {"ndcg@10": 0.1}, seconds=seconds
+            ).as_json()
+            for t in trials
         ]
-        # What a pack ends with, Tune tells only as its end.
-        half = len(records) // 2
-        packs.on_trial_result(str(number), {"records": [r.as_json() for r in records[:half]]})
-        packs.on_trial_complete(str(number), {"records": [r.as_json() for r in records[half:]]})
-    assert sizes[0] == 1
-    assert sizes[1] > 1
+        return {"records": records}
+
+    sizes = PackSizes(3)
+    packs = _Packs(queue, sizes, 2, tell)
+    pack = [Trial(**trial) for trial in packs.suggest("first")["pack"]]
+    # What a pack ends with, Tune tells only as its end.
+    packs.on_trial_result("first", over_now(pack[:1], 1.0))
+    packs.on_trial_complete("first", over_now(pack[1:], 4.0))
+    assert sizes.trial_seconds == pytest.approx((1.0 + 4.0 + 4.0) / 3)
+    pack = [Trial(**trial) for trial in packs.suggest("second")["pack"]]
+    packs.on_trial_complete("second", over_now(pack, 7.0))
+    assert sizes.trial_seconds == pytest.approx((9.0 + 21.0) / 6)
     assert not queue.running
-    assert len(queue.records) == sum(sizes)
+    assert len(queue.records) == 6
