@@ -119,14 +119,6 @@ def _no_tracking_uri(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database that MLflow has made; making one takes seconds, so the others are copies."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 def store_below(root: Path, empty_store: Path) -> str:
     """The default store of a run root, its database there already."""
     uri = tracking.default_tracking_uri(root)

@@ -74,14 +74,6 @@ def bills(tmp_path_factory: pytest.TempPathFactory) -> Bills:
 
 
 @pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database that MLflow has made; making one takes seconds, so the others are copies."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[str]:
     """A server; starting one takes seconds."""
     folder = tmp_path_factory.mktemp("served")
