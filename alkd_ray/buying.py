@@ -140,7 +140,7 @@ class _Part:
         questions: what its requests are made from.
         inputs: keys of these.
         settings: what else decides the output.
-        asked: content of the question -> request, over all seeds.
+        asked: seed -> content and request of each question, in pick order.
         found: content of the question -> annotation.
         outcome: how the pass ended, from this run's point of view.
         history: the points of the pass, when it was for this run alone.
@@ -150,7 +150,7 @@ class _Part:
     questions: Questions
     inputs: dict[str, str]
     settings: dict[str, Any]
-    asked: dict[str, RankRequest] = field(default_factory=dict)
+    asked: dict[int, list[tuple[str, RankRequest]]] = field(default_factory=dict)
     found: dict[str, Annotation] = field(default_factory=dict)
     outcome: AnnotationOutcome | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -175,16 +175,22 @@ class _Part:
         return cls(context, questions, inputs, settings)
 
     @property
+    def wanted(self) -> list[str]:
+        """Content of each different question."""
+        return list(dict.fromkeys(name for asked in self.asked.values() for name, _ in asked))
+
+    @property
     def is_there(self) -> bool:
         key = artifacts.stage_key("annotation", 1, self.inputs, self.settings, None)
         return artifacts.is_there(self.context.root, "annotation", key, self.context.storage)
 
     def ended(self, outcome: AnnotationOutcome, by_request: dict[str, Annotation]) -> None:
         """Takes its part of a pass."""
-        self.found = {name: by_request[name] for name in self.asked if name in by_request}
+        wanted = self.wanted
+        self.found = {name: by_request[name] for name in wanted if name in by_request}
         annotations = tuple(self.found.values())
         status, reason = outcome.status, outcome.reason
-        if status != "breached" and len(annotations) == len(self.asked):
+        if status != "breached" and len(annotations) == len(wanted):
             failed = sum(bool(annotation.failure) for annotation in annotations)
             status = "partial" if failed else "complete"
             reason = f"{failed} of {len(annotations)} rows failed" if failed else ""
@@ -247,11 +253,10 @@ def _together(group: Sequence[_Part]) -> dict[str, RankRequest]:
 
     So that a cap that is too small leaves each of them about as much as any other.
     """
-    by_seed = []
     for part in group:
         for seed in part.context.config.seeds:
-            by_seed.append(_asked_by(part.context, part.questions, seed))
-            part.asked |= dict(by_seed[-1])
+            part.asked[seed] = _asked_by(part.context, part.questions, seed)
+    by_seed = [asked for part in group for asked in part.asked.values()]
     in_turns = itertools.chain.from_iterable(itertools.zip_longest(*by_seed))
     return dict(asked for asked in in_turns if asked is not None)
 
@@ -288,11 +293,12 @@ def _identity(request: RankRequest) -> str:
 def _write(folder: Path, part: _Part) -> None:
     context, questions, outcome = part.context, part.questions, part.outcome
     assert outcome is not None
-    rows = []
-    for seed in context.config.seeds:
-        for identity, _ in _asked_by(context, questions, seed):
-            if identity in part.found:
-                rows.append({"seed": seed, **_row(part.found[identity])})
+    rows = [
+        {"seed": seed, **_row(part.found[identity])}
+        for seed, asked in part.asked.items()
+        for identity, _ in asked
+        if identity in part.found
+    ]
     schema = pa.schema(
         [
             ("seed", pa.int64()),
@@ -318,7 +324,7 @@ def _write(folder: Path, part: _Part) -> None:
         hints_microusd=sum(hint["cost_microusd"] for hint in paid_hints.values()),
         tokens=sum(a.prompt_tokens + a.completion_tokens for a in outcome.annotations)
         + sum(hint["prompt_tokens"] + hint["completion_tokens"] for hint in paid_hints.values()),
-        requests=len(part.asked),
+        requests=len(part.wanted),
         sent=outcome.sent,
         seconds=round(outcome.seconds, 3),
     )
