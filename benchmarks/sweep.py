@@ -33,6 +33,7 @@ from alkd_ray.sweeps import trials as one_trial
 from alkd_ray.sweeps.config import Sweep, load
 from alkd_ray.sweeps.queue import TrialQueue
 from alkd_ray.sweeps.records import TrialRecord
+from alkd_ray.sweeps.rungs import Rungs
 from alkd_ray.sweeps.search import Listed
 from alkd_ray.sweeps.shared import Shared
 
@@ -147,7 +148,9 @@ class Bench:
             update = {} if form == "packed" else {"pack": 1}
             config = self.sweep.config.model_copy(update=update)
             sweep = Sweep(config, self.sweep.base, self.sweep.where)
-            packs.run(sweep, self.root, queue, None, tell, reuse_actors=form != "fresh")
+            packs.run(
+                sweep, self.root, queue, Rungs(config.asha), tell, reuse_actors=form != "fresh"
+            )
             actors = os.cpu_count() or 1
         wall = time.perf_counter() - started
         assert len(records) == trials

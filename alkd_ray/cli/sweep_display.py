@@ -14,6 +14,7 @@ from rich.text import Text
 from alkd_ray.cli.console import PLAIN_LINE_SECONDS, RunDisplay
 from alkd_ray.cli.plan import approval as approval_of_plan
 from alkd_ray.cli.plan import duration, print_plan
+from alkd_ray.sweeps.records import short_names, value_text
 
 if TYPE_CHECKING:
     from alkd_ray.annotation.planning import Plan
@@ -186,18 +187,14 @@ def print_standings(found: Sequence[Standing], metric: str) -> None:
 
 def _table(found: Sequence[Standing], metric: str, title: str) -> Table:
     table = Table(title=title, title_justify="left")
-    names = list(found[0].setting.point) if found else []
-    for name in names:
-        table.add_column(name.split(".", 1)[-1], justify="right")
+    names = short_names(list(found[0].setting.point)) if found else {}
+    for name in names.values():
+        table.add_column(name, justify="right")
     table.add_column(f"{metric}, validation", justify="right")
     table.add_column("seeds", justify="right")
     table.add_column("")
     for standing in found:
-        values = [_short(standing.setting.point[name]) for name in names]
+        values = [value_text(standing.setting.point[name]) for name in names]
         state = "" if standing.is_whole else standing.state
         table.add_row(*values, standing.shown, str(len(standing.by_seed)), state)
     return table
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

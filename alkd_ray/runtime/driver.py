@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from alkd_ray.annotation.planning import Plan
 from alkd_ray.config import RunConfig
 from alkd_ray.errors import AlkdError
 from alkd_ray.pipeline import Engines
-from alkd_ray.plans import Reread, SharedPlan
+from alkd_ray.plans import Reread
 from alkd_ray.results import RunResult
 from alkd_ray.runtime._mlflow_connection import without_password
 from alkd_ray.runtime.threads import one_thread
@@ -100,19 +100,6 @@ def plan(config: RunConfig, listener: Listener) -> Plan | None:
     """What the rankings of ``config`` will cost; None where nothing is asked. Sends nothing."""
     found = _before_the_first_request(config, listener)
     return None if found is None else plans.plan(*found)
-
-
-def plan_together(
-    configs: Sequence[RunConfig], settings: Sequence[int], listener: Listener
-) -> SharedPlan | None:
-    """What several runs will cost together; None for recordings. Sends nothing.
-
-    What they share (data, training, scores) is made once. ``settings``: see
-    :func:`alkd_ray.plans.plan_together`.
-    """
-    found = [_before_the_first_request(config, listener) for config in configs]
-    asked = [(run, n) for run, n in zip(found, settings, strict=True) if run is not None]
-    return plans.plan_together(*map(list, zip(*asked, strict=True))) if asked else None
 
 
 def reread(config: RunConfig, listener: Listener) -> Reread | None:

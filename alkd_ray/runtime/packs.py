@@ -45,13 +45,13 @@ Tell = Callable[[list[TrialRecord]], None]
 class _Board:
     """One for the sweep: how often trials were begun, and what the scheduler knows."""
 
-    def __init__(self, rungs: Rungs | None) -> None:
+    def __init__(self, rungs: Rungs) -> None:
         self._begins: dict[str, int] = {}
         self._rungs = rungs
 
     def begin(self, trial: str, setting: str) -> str:
         """Whether the trial may begin: "", ``dropped``, or ``failed`` for one that kills."""
-        if self._rungs is not None and self._rungs.is_dropped(setting):
+        if self._rungs.is_dropped(setting):
             return "dropped"
         if self._begins.get(trial, 0) >= MOST_BEGINS:
             return "failed"
@@ -60,7 +60,7 @@ class _Board:
 
     def goes_on(self, trial: str, setting: str, seed: int, rung: int, value: float) -> bool:
         """See :meth:`alkd_ray.sweeps.rungs.Rungs.goes_on`."""
-        return self._rungs is None or self._rungs.goes_on(trial, setting, seed, rung, value)
+        return self._rungs.goes_on(trial, setting, seed, rung, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,11 @@ class _Given:
     Attributes:
         sweep: the sweep.
         root: the run root, on whatever disk it is there.
-        storage: what all nodes reach; None = they share the run root.
         board: a handle of :class:`_Board`.
     """
 
     sweep: Sweep
     root: Path
-    storage: Storage | None
     board: Any
 
 
@@ -104,8 +102,8 @@ class _PackActor(tune.Trainable):
         return {"records": records, "done": not self._left}
 
     def _run(self, trial: Trial) -> TrialRecord:
-        given, setting = self._given, trial.setting
-        refused: Any = ray.get(given.board.begin.remote(trial.id, setting.id))
+        given = self._given
+        refused: Any = ray.get(given.board.begin.remote(trial.id, trial.setting.id))
         if refused:
             return TrialRecord(
                 trial.id,
@@ -117,18 +115,12 @@ class _PackActor(tune.Trainable):
                 reason=WHY_NOT_BEGUN[refused],
             )
         config = given.sweep.config
-        watch = None
-        if config.scheduler == "asha":
-            watch = trials.RungWatch(
-                config.asha,
-                lambda rung, value: ray.get(
-                    given.board.goes_on.remote(trial.id, setting.id, trial.seed, rung, value)
-                ),
-            )
-        setting_config = given.sweep.of(trial.point)
-        if given.storage is not None:  # this process's environment need not name it
-            setting_config = setting_config.model_copy(update={"storage": given.storage.url})
-        return trials.run(setting_config, trial, given.root, config.metric, watch, self._node)
+        watch = trials.watch_of(
+            config, trial, lambda *asked: ray.get(given.board.goes_on.remote(*asked))
+        )
+        return trials.run(
+            given.sweep.of(trial.point), trial, given.root, config.metric, watch, self._node
+        )
 
 
 class _Packs(Searcher):
@@ -209,7 +201,7 @@ def run(
     sweep: Sweep,
     root: Path,
     queue: TrialQueue,
-    rungs: Rungs | None,
+    rungs: Rungs,
     tell: Tell,
     reuse_actors: bool = True,
 ) -> None:
@@ -221,19 +213,18 @@ def run(
         sweep: the sweep.
         root: the run root.
         queue: what is left.
-        rungs: the scheduler; None = every trial is trained to its end.
+        rungs: what the scheduler, if there is one, knows so far.
         tell: takes note of what became of trials.
         reuse_actors: False = a new actor for each pack, to see what that costs.
     """
     ensure_ray()
     quiet_tune()
     config = sweep.config
-    storage = Storage.of(sweep.of({}).storage)
-    check_root(root, storage)
+    check_root(root, Storage.of(sweep.of({}).storage))
     board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=this_node()).remote(rungs)
     actors = max(1, int(ray.cluster_resources().get("CPU", 1) / config.trial_cpus))
     trainable = tune.with_resources(
-        tune.with_parameters(_PackActor, given=_Given(sweep, root, storage, board)),
+        tune.with_parameters(_PackActor, given=_Given(sweep, root, board)),
         {"cpu": config.trial_cpus, "gpu": config.trial_gpus},
     )
     scratch = root / "sweeps" / sweep.sweep_id / "tune"  # errors of actors, for looking at

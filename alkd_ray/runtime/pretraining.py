@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -22,11 +21,10 @@ def train(trainings: Sequence[Training], listener: Listener, root: Path) -> None
         shared.train_in_process(trainings, listener, root)
         return
     ensure_ray()
-    storage = Storage.of(trainings[0].config.storage)
-    check_root(root, storage)
+    check_root(root, Storage.of(trainings[0].config.storage))
     listener.stage_started("pretrain of all settings", None)
     task = ray.remote(_pretrain).options(num_cpus=1, max_retries=3)
-    waiting = [task.remote(training, root, storage) for training in trainings]
+    waiting = [task.remote(training, root) for training in trainings]
     while waiting:
         over, waiting = ray.wait(waiting, num_returns=1)
         ray.get(over)
@@ -34,9 +32,6 @@ def train(trainings: Sequence[Training], listener: Listener, root: Path) -> None
         listener.progress(done, len(trainings), "models pretrained")
 
 
-def _pretrain(training: Training, root: Path, storage: Storage | None) -> None:
+def _pretrain(training: Training, root: Path) -> None:
     one_thread()
-    if storage is not None:  # this process's environment need not name it
-        config = training.config.model_copy(update={"storage": storage.url})
-        training = replace(training, config=config)
     shared.pretrain(training, Silent(), root)

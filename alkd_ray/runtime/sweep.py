@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from alkd_ray import __version__, artifacts
 from alkd_ray.config import RunConfig
 from alkd_ray.errors import InputError
+from alkd_ray.pipeline import Engines
 from alkd_ray.plans import SharedPlan
 from alkd_ray.runtime import driver
 from alkd_ray.runtime.sweep_tracking import Tracking, followed
 from alkd_ray.runtime.threads import one_thread
 from alkd_ray.stages import Listener
+from alkd_ray.storage import Storage
 from alkd_ray.sweeps import journal as journals
 from alkd_ray.sweeps import shared as sharing
 from alkd_ray.sweeps import trials as one_trial
@@ -93,6 +94,9 @@ def execute(
         AlkdError: another process runs it.
     """
     one_thread()
+    storage = Storage.of(sweep.of({}).storage)
+    if storage is not None:
+        sweep = sweep.kept_at(storage.url)
     root = artifacts.run_root()
     folder = journals.folder_of(sweep)
     if resume and not (folder / journals.FILE).is_file():
@@ -114,14 +118,16 @@ def plan(sweep: Sweep, listener: Listener) -> tuple[int, SharedPlan | None]:
 
     Sends nothing. Makes what comes before the requests, shared parts once.
     """
-    settings = {setting.id: setting for setting in map(Setting, _prepared_points(sweep))}
-    configs = [sweep.of(setting.point) for setting in settings.values()]
-    different = {sharing.purchase_of(config): config for config in configs}
-    counts = Counter(map(sharing.purchase_of, configs))
-    found = driver.plan_together(
-        list(different.values()), [counts[purchase] for purchase in different], listener
-    )
-    return len(settings), found
+    one_thread()
+    root = artifacts.run_root()
+    settings = _prepared_settings(sweep, _Configs(sweep))
+    try:
+        prepared = sharing.before_the_first_request(
+            settings, root, listener, _engines_of(settings, root), _train_of(sweep)
+        )
+        return len(settings), prepared.plan()
+    finally:
+        driver.end_ray()
 
 
 def _run(
@@ -140,17 +146,16 @@ def _run(
         if record.status != "failed"  # those are tried again
     }
     configs = _Configs(sweep)
-    settings = [Setting(point) for point in _prepared_points(sweep)]
-    by_setting = {setting.id: configs(setting) for setting in settings}
-    _check_scheduler(sweep, by_setting.values())
+    settings = _prepared_settings(sweep, configs)
+    _check_scheduler(sweep, settings.values())
     journal.add("begun", sweep=sweep.sweep_id, code_version=__version__, config=config.model_dump())
     notify()
     shared = sharing.prepare(
-        by_setting,
+        settings,
         sweep.sweep_id,
         root,
         listener,
-        driver.engines_of(next(iter(by_setting.values())), root),
+        _engines_of(settings, root),
         _train_of(sweep),
         approve,
     )
@@ -182,7 +187,7 @@ def _run(
             queue.tell(record)
         listener.trials(queue, standings(queue.records.values(), config.metric, sweep.seeds))
 
-    rungs = Rungs(config.asha, earlier.values()) if config.scheduler == "asha" else None
+    rungs = Rungs(config.asha, earlier.values())
     listener.trials(queue, known)
     if not queue.is_over:
         if config.engine == "ray":
@@ -233,11 +238,16 @@ class _Configs:
         return self._known[setting.id]
 
 
-def _prepared_points(sweep: Sweep) -> list[dict[str, Any]]:
+def _prepared_settings(sweep: Sweep, configs: _Configs) -> dict[str, RunConfig]:
     """Settings that decide all that is bought; where all are known, all settings."""
-    if sweep.config.search != "optuna":
-        return points(sweep.config)
-    return purchases(sweep.config, sharing.deciding_axes(sweep.config, sweep.of({})))
+    found = points(sweep.config)
+    if sweep.config.search == "optuna":
+        found = purchases(sweep.config, sharing.deciding_axes(sweep.config, sweep.of({})))
+    return {setting.id: configs(setting) for setting in map(Setting, found)}
+
+
+def _engines_of(settings: Mapping[str, RunConfig], root: Path) -> Engines:
+    return driver.engines_of(next(iter(settings.values())), root)
 
 
 def _check_scheduler(sweep: Sweep, configs: Iterable[RunConfig]) -> None:
@@ -264,7 +274,7 @@ def _run_here(
     sweep: Sweep,
     root: Path,
     queue: TrialQueue,
-    rungs: Rungs | None,
+    rungs: Rungs,
     tell: Callable[[list[TrialRecord]], None],
 ) -> None:
     """One trial after another, in this process."""
@@ -273,15 +283,11 @@ def _run_here(
             tell([_one_here(sweep, root, trial, rungs)])
 
 
-def _one_here(sweep: Sweep, root: Path, trial: Trial, rungs: Rungs | None) -> TrialRecord:
-    config, setting = sweep.config, trial.setting
-    watch = None
-    if rungs is not None:
-        watch = one_trial.RungWatch(
-            config.asha,
-            lambda rung, value: rungs.goes_on(trial.id, setting.id, trial.seed, rung, value),
-        )
-    return one_trial.run(sweep.of(trial.point), trial, root, config.metric, watch, "local")
+def _one_here(sweep: Sweep, root: Path, trial: Trial, rungs: Rungs) -> TrialRecord:
+    watch = one_trial.watch_of(sweep.config, trial, rungs.goes_on)
+    return one_trial.run(
+        sweep.of(trial.point), trial, root, sweep.config.metric, watch, node="local"
+    )
 
 
 def _test_finalists(

@@ -13,8 +13,7 @@ from alkd_ray.evaluation.comparison import Comparison
 from alkd_ray.evaluation.metrics import metric_values
 from alkd_ray.evaluation.metrics import names as names_of
 from alkd_ray.evaluation.statistics import LEVEL, Estimate, bootstrap, holm, paired_t_test
-from alkd_ray.sweeps.figures import short_names, value_text
-from alkd_ray.sweeps.records import Setting, TrialRecord
+from alkd_ray.sweeps.records import TrialRecord
 from alkd_ray.sweeps.shared import Shared
 from alkd_ray.sweeps.standings import Standing
 from alkd_ray.types import Ranks, RunStatus
@@ -70,11 +69,6 @@ class SweepReportData:
     def metrics(self) -> list[str]:
         """Those of the cutoffs, and the sweep's own."""
         return list(dict.fromkeys([*names_of(self.cutoffs), self.metric]))
-
-    def label(self, setting: Setting) -> str:
-        """For people: ``budget=100 strategy=random``."""
-        names = short_names(list(setting.point))
-        return " ".join(f"{names[axis]}={value_text(v)}" for axis, v in setting.point.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +141,7 @@ def analyse(data: SweepReportData) -> list[SettingRow]:
             )
             for name in data.metrics
         }
-        rows.append(SettingRow(standing, data.label(standing.setting), valid))
+        rows.append(SettingRow(standing, standing.setting.label, valid))
     whole = [row for row in rows if row.standing.is_whole]
     for row in whole[1:]:
         row.against = over_seeds(whole[0].standing, row.standing)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,6 +183,10 @@ class Sweep:
         varied = self.config.model_dump(exclude=HOW_TO_RUN | {"run"})
         run = {name: value for name, value in self.base.items() if name not in WHERE_THINGS_LIE}
         return f"{self.config.name}-{canonical_hash([varied, run], 8)}"
+
+    def kept_at(self, storage: str) -> Sweep:
+        """The same sweep, its outputs in ``storage``: other nodes need not be told of it."""
+        return replace(self, base={**self.base, "storage": storage})
 
     @property
     def seeds(self) -> list[int]:

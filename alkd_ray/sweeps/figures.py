@@ -12,7 +12,6 @@ One further category becomes lines or marks; the axes that are left become panel
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from matplotlib.patches import Rectangle
 
 from alkd_ray import figures
 from alkd_ray.figures import Mark
+from alkd_ray.sweeps.records import short_names, value_text
 
 MOST_PANELS = 6
 MOST_SERIES = len(figures.LINES)
@@ -115,26 +115,6 @@ class Plot:
         """Some of a setting's values, as text; of one axis the value alone."""
         texts = [(self.name(axis), value_text(one.point[axis])) for axis in axes]
         return texts[0][1] if len(texts) == 1 else " ".join(f"{n}={text}" for n, text in texts)
-
-
-def value_text(value: Any) -> str:
-    """A value of an axis, for people; on one line."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def short_names(axes: Sequence[str]) -> dict[str, str]:
-    """Dotted field -> the shortest end of it that no other axis has."""
-    found = {}
-    for axis in axes:
-        parts = axis.split(".")
-        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-        found[axis] = next(
-            (e for e in ends if sum(a == e or a.endswith(f".{e}") for a in axes) == 1), axis
-        )
-    return {axis: value_text(name) for axis, name in found.items()}
 
 
 def layout(plot: Plot) -> Layout:

@@ -52,18 +52,16 @@ class Journal:
 
     def add(self, event: str, **facts: Any) -> None:
         """Writes a line, durably."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"event": event, "at": now, **facts}, ensure_ascii=False, default=str)
-        self._file.write(line + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._write(event, [facts])
 
     def add_trials(self, records: list[TrialRecord]) -> None:
         """Writes what became of trials, durably, all at once."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._write("trial", [record.as_json() for record in records])
+
+    def _write(self, event: str, lines: list[dict[str, Any]]) -> None:
+        head = {"event": event, "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
         self._file.writelines(
-            json.dumps({"event": "trial", "at": now, **record.as_json()}, ensure_ascii=False) + "\n"
-            for record in records
+            json.dumps({**head, **facts}, ensure_ascii=False, default=str) + "\n" for facts in lines
         )
         self._file.flush()
         os.fsync(self._file.fileno())

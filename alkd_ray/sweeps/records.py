@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -29,7 +30,8 @@ class Setting:
     @property
     def label(self) -> str:
         """For people: ``budget=100 strategy=random``."""
-        return " ".join(f"{name.split('.')[-1]}={_short(v)}" for name, v in self.point.items())
+        names = short_names(list(self.point))
+        return " ".join(f"{names[axis]}={value_text(v)}" for axis, v in self.point.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +122,21 @@ class TrialRecord:
         return cls(**{**found, "rungs": rungs})
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def value_text(value: Any) -> str:
+    """A value of an axis, for people; on one line."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def short_names(axes: Sequence[str]) -> dict[str, str]:
+    """Dotted field -> the shortest end of it that no other axis has."""
+    found = {}
+    for axis in axes:
+        parts = axis.split(".")
+        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        found[axis] = next(
+            (e for e in ends if sum(a == e or a.endswith(f".{e}") for a in axes) == 1), axis
+        )
+    return {axis: value_text(name) for axis, name in found.items()}

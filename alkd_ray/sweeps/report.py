@@ -17,8 +17,8 @@ from alkd_ray.stages import Context, Silent
 from alkd_ray.sweeps import figures
 from alkd_ray.sweeps.comparing import ROLES, SettingRow, SweepReportData, Tested, analyse
 from alkd_ray.sweeps.config import Sweep
-from alkd_ray.sweeps.figures import Plot, Shown, short_names, value_text
-from alkd_ray.sweeps.records import TrialRecord
+from alkd_ray.sweeps.figures import Plot, Shown
+from alkd_ray.sweeps.records import TrialRecord, short_names, value_text
 from alkd_ray.sweeps.sentences import headline, notes
 from alkd_ray.sweeps.shared import Shared, purchase_of
 from alkd_ray.sweeps.standings import Standing

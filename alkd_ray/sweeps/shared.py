@@ -126,6 +126,56 @@ def deciding_axes(config: SweepConfig, base: RunConfig) -> list[str]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Purchases:
+    """The different purchases of a sweep, each made up to its candidates.
+
+    Attributes:
+        runs: one run for each.
+        settings: :func:`purchase_of` it -> settings that share it.
+    """
+
+    runs: list[tuple[Context, RunResult]]
+    settings: Counter[str]
+
+    @property
+    def asking(self) -> list[tuple[Context, RunResult]]:
+        """Those that read rankings."""
+        return [(context, run) for context, run in self.runs if "candidates" in run.by_seed]
+
+    def plan(self) -> SharedPlan | None:
+        """What hints and rankings of all settings will cost together; None for recordings."""
+        asking = self.asking
+        if not asking:
+            return None
+        counts = [self.settings[purchase_of(context.config)] for context, _ in asking]
+        return plans.plan_together([_planned(*run) for run in asking], counts)
+
+
+def before_the_first_request(
+    settings: Mapping[str, RunConfig],
+    root: Path,
+    listener: Listener,
+    engines: Engines,
+    train: Train,
+) -> Purchases:
+    """Makes all that comes before the requests of ``settings``, shared parts once; sends nothing.
+
+    For the arguments see :func:`prepare`.
+    """
+    contexts = [Context(config, root, listener) for config in settings.values()]
+    trainings = [training for training in _trainings(contexts) if not _is_there(training, root)]
+    train(trainings, listener, root)
+    counts = Counter(purchase_of(context.config) for context in contexts)
+    purchases = list({purchase_of(context.config): context for context in contexts}.values())
+    runs = []
+    for number, context in enumerate(purchases):
+        until = "candidates" if pipeline.needs_rankings(context.config) else "pretrain"
+        runs.append((context, pipeline.run(context.config, root, listener, engines, until)))
+        listener.progress(number + 1, len(purchases), "settings prepared")
+    return Purchases(runs, counts)
+
+
 def prepare(
     settings: Mapping[str, RunConfig],
     run_id: str,
@@ -153,20 +203,9 @@ def prepare(
     for config in settings.values():
         if pipeline.needs_rankings(config):
             buying.check(config)
-    contexts = [Context(config, root, listener) for config in settings.values()]
-    trainings = [training for training in _trainings(contexts) if not _is_there(training, root)]
-    train(trainings, listener, root)
-    counts = Counter(purchase_of(context.config) for context in contexts)
-    purchases = list({purchase_of(context.config): context for context in contexts}.values())
-    results = []
-    for number, context in enumerate(purchases):
-        until = "candidates" if pipeline.needs_rankings(context.config) else "pretrain"
-        results.append(pipeline.run(context.config, root, listener, engines, until))
-        listener.progress(number + 1, len(purchases), "settings prepared")
-    bought, shared = _bought(
-        list(zip(purchases, results, strict=True)), counts, run_id, engines, approve
-    )
-    for context, result in zip(purchases, results, strict=True):
+    purchases = before_the_first_request(settings, root, listener, engines, train)
+    bought, shared = _bought(purchases, run_id, engines, approve)
+    for context, result in purchases.runs:
         purchase = purchase_of(context.config)
         rankings = bought.get(purchase)
         shared.by_purchase[purchase] = Prepared(
@@ -215,22 +254,20 @@ def _is_there(training: Training, root: Path) -> bool:
 
 
 def _bought(
-    runs: Sequence[tuple[Context, RunResult]],
-    counts: Counter[str],
+    purchases: Purchases,
     run_id: str,
     engines: Engines,
     approve: Callable[[SharedPlan], None],
 ) -> tuple[dict[str, Bought], Shared]:
     """Purchase -> what was bought, for those that read rankings."""
     shared = Shared()
-    asking = [(context, result) for context, result in runs if "candidates" in result.by_seed]
+    asking = purchases.asking
     if not asking:
         return {}, shared
 
     @functools.cache
     def before() -> None:
-        settings = [counts[purchase_of(context.config)] for context, _ in asking]
-        planned = plans.plan_together([_planned(*run) for run in asking], settings)
+        planned = purchases.plan()
         if planned is not None and planned.plan.to_send:
             approve(planned)
             planning.check(planned.plan, asking[0][0].config.annotation.partial)
@@ -253,7 +290,7 @@ def _bought(
         purchase_of(context.config): found
         for (context, _), found in zip(asking, bought, strict=True)
     }
-    _count(shared, by_purchase, counts)
+    _count(shared, by_purchase, purchases.settings)
     return by_purchase, shared
 
 

@@ -18,7 +18,7 @@ from alkd_ray.errors import AlkdError
 from alkd_ray.evaluation.metrics import metric_values, summary
 from alkd_ray.evaluation.ranks import read_ranks
 from alkd_ray.stages import Context, Silent
-from alkd_ray.sweeps.config import AshaConfig
+from alkd_ray.sweeps.config import AshaConfig, SweepConfig
 from alkd_ray.sweeps.records import Trial, TrialRecord, TrialStatus
 from alkd_ray.sweeps.rungs import DroppedError, next_rung
 
@@ -49,6 +49,16 @@ class RungWatch:
         self.rungs[rung] = best
         if not self._goes_on(rung, best):
             raise DroppedError(f"dropped at step {step}, with {best:.4f} by then")
+
+
+def watch_of(
+    config: SweepConfig, trial: Trial, goes_on: Callable[[str, str, int, int, float], bool]
+) -> RungWatch | None:
+    """What looks at a trial; None without a scheduler. ``goes_on`` is :meth:`Rungs.goes_on`."""
+    if config.scheduler == "none":
+        return None
+    who = (trial.id, trial.setting.id, trial.seed)
+    return RungWatch(config.asha, lambda rung, value: goes_on(*who, rung, value))
 
 
 def run(

@@ -27,7 +27,7 @@ from alkd_ray.sweeps import comparing, figures, report, sentences
 from alkd_ray.sweeps import config as configs
 from alkd_ray.sweeps.comparing import SweepReportData
 from alkd_ray.sweeps.figures import Plot, Shown
-from alkd_ray.sweeps.records import Setting, TrialRecord
+from alkd_ray.sweeps.records import Setting, TrialRecord, short_names
 from alkd_ray.sweeps.shared import Prepared, Shared, purchase_of
 from alkd_ray.sweeps.standings import finalists, standings
 from alkd_ray.types import Ranks
@@ -260,10 +260,10 @@ def test_the_words_at_the_top(tmp_path: Path) -> None:
     page, markdown, numbers = written(data, tmp_path)
     best, second = data.standings[:2]
     said = numbers["headline"]
-    assert said[0].startswith(f"Best setting by validation: {data.label(best.setting)} (validation")
+    assert said[0].startswith(f"Best setting by validation: {best.setting.label} (validation")
     p_value = stats.ttest_rel(list(best.by_seed.values()), list(second.by_seed.values())).pvalue
     verdict = "is below it" if p_value < 0.05 else "cannot be told from it"
-    assert said[1].startswith(f"The runner-up, {data.label(second.setting)}, {verdict} (")
+    assert said[1].startswith(f"The runner-up, {second.setting.label}, {verdict} (")
     assert f"p = {p_value:.3f}" in said[1]
     assert "30 requests for rankings serve all settings; it would have been 120" in said[-2]
     assert "75% saved; 10 sent" in said[-2]
@@ -308,7 +308,7 @@ def test_failed_and_dropped_trials_are_told_and_the_rest_stands(tmp_path: Path) 
     page, markdown, numbers = written(data, tmp_path)
     for number, (status, reason) in reasons.items():
         record = list(data.records.values())[number]
-        row = [data.label(record.setting), str(record.seed), status, reason]
+        row = [record.setting.label, str(record.seed), status, reason]
         assert row in page.tables["unfinished"]
         assert "| " + " | ".join(row[1:]) + " |" in markdown
     states = [one["state"] for one in numbers["settings"]]
@@ -410,7 +410,7 @@ def test_the_figure_fits_the_axes(over: dict[str, Any], kind: str, panels: int) 
         assert "nan" not in figure.svg
         if number == 0:
             x_labels = figure.svg.count(f">{plot.metric}<")
-            names = figures.short_names(plot.axes)
+            names = short_names(plot.axes)
             main = names[figures.layout(plot).main[0]]
             of_panels = x_labels if kind == "dots" else figure.svg.count(f">{main}<")
             assert of_panels == panels
@@ -466,7 +466,7 @@ def test_equal_data_gives_equal_bytes(tmp_path: Path) -> None:
 
 def test_names_are_short_but_not_the_same() -> None:
     axes = ["student.dim", "teacher.dim", "selection.budget", "dim"]
-    assert figures.short_names(axes) == {
+    assert short_names(axes) == {
         "student.dim": "student.dim", "teacher.dim": "teacher.dim",
         "selection.budget": "budget", "dim": "dim",
     }  # fmt: skip
