@@ -30,7 +30,7 @@ from alkd_ray.sweeps.rungs import Rungs
 
 # An actor reports when so much time has passed, not after every trial: a report costs Tune time.
 REPORT_SECONDS = 1.0
-# A trial that ended its process so often is to blame for it.
+# A trial in whose midst its process ended so often is to blame for it.
 MOST_BEGINS = 3
 WHY_NOT_BEGUN = {
     "dropped": "another seed of its setting was dropped",
@@ -43,7 +43,7 @@ Tell = Callable[[list[TrialRecord]], None]
 
 
 class _Board:
-    """One for the sweep: how often trials were begun, and what the scheduler knows."""
+    """One for the sweep: how often trials were begun in vain, and what the scheduler knows."""
 
     def __init__(self, rungs: Rungs) -> None:
         self._begins: dict[str, int] = {}
@@ -57,6 +57,10 @@ class _Board:
             return "failed"
         self._begins[trial] = self._begins.get(trial, 0) + 1
         return ""
+
+    def end(self, trial: str) -> None:
+        """The trial came to an end: if it is begun again, its pack's actor is to blame."""
+        self._begins.pop(trial, None)
 
     def goes_on(self, trial: str, setting: str, seed: int, rung: int, value: float) -> bool:
         """See :meth:`alkd_ray.sweeps.rungs.Rungs.goes_on`."""
@@ -118,9 +122,11 @@ class _PackActor(tune.Trainable):
         watch = trials.watch_of(
             config, trial, lambda *asked: ray.get(given.board.goes_on.remote(*asked))
         )
-        return trials.run(
+        record = trials.run(
             given.sweep.of(trial.point), trial, given.root, config.metric, watch, self._node
         )
+        given.board.end.remote(trial.id)
+        return record
 
 
 class _Packs(Searcher):

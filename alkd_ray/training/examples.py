@@ -72,6 +72,7 @@ class Rows:
             items=items.clamp_min_(0),
             mask=mask,
             positives=self.positives[index],
+            window_of=self.window_of[index],
             weights=None if self.weights is None else self.weights[index],
             soft_items=None if self.soft is None else self.soft.items[index].long(),
             soft_shares=None if self.soft is None else self.soft.shares[index],
@@ -86,6 +87,7 @@ class RowBatch:
         items: ``[B, L]`` int64, right-aligned windows.
         mask: ``[B, L]`` bool, True where ``items`` is an item.
         positives: ``[B]`` int64.
+        window_of: ``[B]`` int64, the number of each row's window among those of its rows.
         weights: ``[B]`` float32, or None for equal weights.
         soft_items: ``[B, K]`` int64, or None.
         soft_shares: ``[B, K]`` float32, or None.
@@ -94,6 +96,7 @@ class RowBatch:
     items: Tensor
     mask: Tensor
     positives: Tensor
+    window_of: Tensor
     weights: Tensor | None = None
     soft_items: Tensor | None = None
     soft_shares: Tensor | None = None

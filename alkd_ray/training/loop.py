@@ -22,7 +22,7 @@ from alkd_ray.evaluation.ranks import rank_targets
 from alkd_ray.recommenders import Backbone
 from alkd_ray.training import examples, soft_labels
 from alkd_ray.training.examples import Rows
-from alkd_ray.training.stepper import Stepper
+from alkd_ray.training.stepper import Objective, Stepper
 from alkd_ray.types import SessionSet
 
 Progress = Callable[[int, int, float], None]
@@ -106,6 +106,7 @@ def train_rows(
     *,
     purpose: str,
     keep_start: bool = False,
+    objective: Objective | None = None,
     progress: Progress | None = None,
 ) -> TrainingResult:
     """Trains ``backbone`` on ``rows`` with an Adam of its own, in place.
@@ -122,6 +123,7 @@ def train_rows(
         seed: the run's seed.
         purpose: names the streams of random draws.
         keep_start: whether the weights it starts from may be the best ones.
+        objective: a method's own; None = the loss that ``training`` names.
         progress: see ``Progress``.
 
     Returns:
@@ -140,9 +142,9 @@ def train_rows(
     started = time.perf_counter()
     module = cast(nn.Module, backbone)
     home = next(module.parameters()).device
-    device = _device(training.device)
+    device = device_of(training)
     module.to(device)
-    stepper = Stepper(backbone, rows.to(device), training, seed, purpose)
+    stepper = Stepper(backbone, rows.to(device), training, seed, purpose, objective)
     course = _Course(backbone, valid, training, window, started, progress)
     if keep_start:
         course.validate(0, math.nan)
@@ -255,7 +257,13 @@ class _Course:
         )
 
 
-def _device(wanted: str) -> str:
+def device_of(training: TrainingConfig) -> str:
+    """The device that a training runs on.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    wanted = training.device
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():

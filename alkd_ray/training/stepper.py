@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -17,6 +19,25 @@ from alkd_ray.training.losses import InBatchPairwise, Loss, SampledBCE
 from alkd_ray.training.softmax import FULL_SOFTMAX_ITEMS, FullSoftmax, SampledSoftmax
 
 
+def _nothing() -> None:
+    """What happens after a step unless a method says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a distillation method makes of a step.
+
+    Attributes:
+        loss: adds the gradients, in place of the loss that the training's settings name.
+        parameters: trained beside the backbone's, on its device; they end with the training.
+        after_step: called after each step of the optimiser, before any validation.
+    """
+
+    loss: Loss
+    parameters: Sequence[nn.Parameter] = ()
+    after_step: Callable[[], None] = _nothing
+
+
 class Stepper:
     """A backbone, its rows, its loss and an Adam of its own.
 
@@ -29,7 +50,13 @@ class Stepper:
     """
 
     def __init__(
-        self, backbone: Backbone, rows: Rows, training: TrainingConfig, seed: int, purpose: str
+        self,
+        backbone: Backbone,
+        rows: Rows,
+        training: TrainingConfig,
+        seed: int,
+        purpose: str,
+        objective: Objective | None = None,
     ) -> None:
         """Prepares the first step.
 
@@ -39,13 +66,17 @@ class Stepper:
             training: loss, optimiser, schedule and batch size.
             seed: the run's seed.
             purpose: names the streams of random draws.
+            objective: a method's own; None = the loss of ``training``.
         """
+        if objective is None:
+            objective = Objective(make_loss(training, rows, backbone.num_items, seed, purpose))
         self.steps = 0
         self._backbone = backbone
         self._rows = rows
         self._training = training
-        self._loss = make_loss(training, rows, backbone.num_items, seed, purpose)
-        self._optimiser = _optimiser(cast(nn.Module, backbone), training)
+        self._objective = objective
+        module = cast(nn.Module, backbone)
+        self._optimiser = _optimiser([*module.parameters(), *objective.parameters], training)
         self._draws = numpy_stream(seed, purpose, "batches")
 
     def step(self, want_value: bool) -> float | None:
@@ -63,8 +94,9 @@ class Stepper:
         index = draw(self._draws, len(self._rows), self._training.batch_size)  # [B]
         self._optimiser.zero_grad()
         batch = self._rows.take(index.to(self._rows.positives.device))
-        value = self._loss(self._backbone, batch, want_value)
+        value = self._objective.loss(self._backbone, batch, want_value)
         self._optimiser.step()
+        self._objective.after_step()
         return value
 
 
@@ -89,16 +121,18 @@ def draw(draws: np.random.Generator, rows: int, wanted: int) -> Tensor:
     return torch.from_numpy(draws.choice(rows, wanted, replace=False, shuffle=False))
 
 
-def _optimiser(module: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+def _optimiser(
+    parameters: Sequence[nn.Parameter], training: TrainingConfig
+) -> torch.optim.Optimizer:
     """Adam; with decoupled weight decay (Loshchilov & Hutter 2019) where there is any.
 
     Dense and fused: row-sparse updates were slower up to tens of thousands of items.
     """
     if training.weight_decay:
         return torch.optim.AdamW(
-            module.parameters(),
+            parameters,
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
             fused=True,
         )
-    return torch.optim.Adam(module.parameters(), lr=training.learning_rate, fused=True)
+    return torch.optim.Adam(parameters, lr=training.learning_rate, fused=True)

@@ -56,6 +56,7 @@ def make_batch(*, weighted: bool = False, soft: bool = False) -> RowBatch:
         items=torch.from_numpy(rng.integers(NUM_ITEMS, size=(ROWS, LENGTH))),
         mask=mask,
         positives=torch.from_numpy(positives),
+        window_of=torch.arange(ROWS),
         weights=torch.from_numpy(rng.integers(1, 4, ROWS).astype(np.float32)) if weighted else None,
         soft_items=torch.from_numpy(soft_items) if soft else None,
         soft_shares=torch.from_numpy(shares.astype(np.float32)) if soft else None,
@@ -144,7 +145,7 @@ def test_sampled_softmax_of_every_item_is_full_softmax(soft: bool) -> None:
 def test_sampled_softmax_has_no_bias_of_the_normaliser() -> None:
     """exp(loss + score of the positive) is the estimate; its mean is the true normaliser."""
     model, one = MeanOfItems(), make_batch()
-    batch = RowBatch(one.items[:1], one.mask[:1], one.positives[:1])
+    batch = RowBatch(one.items[:1], one.mask[:1], one.positives[:1], one.window_of[:1])
     counts = np.arange(NUM_ITEMS, dtype=float)
     loss = SampledSoftmax(counts, numpy_stream(2, "t"), expected=12)
     scores = model.score(batch.items, batch.mask)[0].detach().double()
