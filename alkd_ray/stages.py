@@ -22,6 +22,7 @@ from alkd_ray.bought import rankings_of
 from alkd_ray.config import ModelConfig, RunConfig, canonical_hash
 from alkd_ray.seeds import torch_stream
 from alkd_ray.storage import Storage
+from alkd_ray.types import FloatArray
 
 # Told of a training's step and best validation metric so far; may raise to end it.
 Watch = Callable[[int, float], None]
@@ -290,6 +291,37 @@ def evaluate(
         seed=seed,
         of=role,
     )
+
+
+def reference_ndcg(
+    context: Context, imported: StageOutput, model: StageOutput, cutoffs: Sequence[int]
+) -> dict[int, FloatArray]:
+    """What the paper calls ndcg@k, by cutoff: ``[S]`` float64 over the test sessions.
+
+    Kept as ``reference_ndcg.parquet``; see :func:`alkd_ray.evaluation.metrics.reference_ndcg`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from alkd_ray.evaluation import metrics, ranks
+    from alkd_ray.training import checkpoint
+
+    def make(folder: Path) -> None:
+        test = windows_of.of_split(load_dataset(imported).sessions, "test")
+        recommender = checkpoint.load(model.folder / "checkpoint")
+        top = ranks.top_items(recommender, test, context.config.data.window, max(cutoffs))
+        values = {f"{k}": metrics.reference_ndcg(top, test.targets, k) for k in cutoffs}
+        pq.write_table(pa.table(values), folder / "reference_ndcg.parquet")
+
+    kept = context.produce(
+        "reference",
+        make,
+        version=1,
+        inputs={"dataset": imported.key, "model": model.key},
+        settings={"cutoffs": list(cutoffs), "window": context.config.data.window},
+    )
+    table = pq.read_table(kept.folder / "reference_ndcg.parquet")
+    return {k: table[f"{k}"].to_numpy() for k in cutoffs}
 
 
 def evaluate_baseline(context: Context, imported: StageOutput, name: str) -> StageOutput:

@@ -11,7 +11,7 @@ from alkd_ray.errors import AlkdError
 
 def build() -> typer.Typer:
     """The command line with all its verbs; each imports what it needs when it is called."""
-    from alkd_ray.cli import annotate, data, ledger, llm, run, serving, show, sweep
+    from alkd_ray.cli import annotate, data, ledger, llm, reproduce, run, serving, show, sweep
 
     app = typer.Typer(
         name="alkd",
@@ -25,6 +25,7 @@ def build() -> typer.Typer:
     app.add_typer(data.app, name="data", help="Import, describe and validate sessions.")
     app.add_typer(annotate.app, name="annotate", help="Plan and buy rankings.")
     app.add_typer(sweep.app, name="sweep")
+    app.command("reproduce")(reproduce.reproduce)
     app.add_typer(ledger.app, name="ledger", help="What was spent, held, and left unresolved.")
     app.add_typer(llm.app, name="llm", help="The simulated chat-completions endpoint.")
     app.add_typer(show.config_app, name="config", help="Show and check a config.")

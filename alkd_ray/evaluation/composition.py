@@ -23,8 +23,11 @@ import numpy as np
 from alkd_ray.types import IntArray
 
 CUTOFF = 10
+EFFECTS = ("effective", "similar", "incorrect")
+EFFECTIVE, SIMILAR, INCORRECT = range(3)
 # The paper's bands of weight (alpha) over positions in the LLM's ranking, and what lies beyond.
 _BANDS = ((1, 5), (6, 15), (16, 25))
+_NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +75,50 @@ def compose(
         unanswered: selected sessions without a ranking.
         cutoff: k of a hit.
     """
+    effects = effects_of(rankings, student_top, targets, cutoff)
+    row, place, items = _flat(rankings)
+    first = place <= cutoff
     student_top = student_top[:, :cutoff]
+    shared = (student_top[row[first]] == items[first, None]).any(1).sum()
+    places = _target_places(rankings, targets)
+    return Composition(
+        cutoff=cutoff,
+        effective=int((effects == EFFECTIVE).sum()),
+        similar=int((effects == SIMILAR).sum()),
+        incorrect=int((effects == INCORRECT).sum()),
+        unanswered=unanswered,
+        target_positions=_by_band(places[places < _NEVER], len(rankings)),
+        mean_overlap=float(shared / max(student_top.size, 1)),
+    )
+
+
+def effects_of(
+    rankings: Sequence[IntArray], student_top: IntArray, targets: IntArray, cutoff: int = CUTOFF
+) -> IntArray:
+    """``[R]`` int64, the effect of each answered session as an index into :data:`EFFECTS`.
+
+    For the arguments see :func:`compose`.
+    """
+    llm_hits = _target_places(rankings, targets) <= cutoff
+    student_hits = (student_top[:, :cutoff] == targets[:, None]).any(1)
+    return np.where(llm_hits, np.where(student_hits, SIMILAR, EFFECTIVE), INCORRECT)
+
+
+def _target_places(rankings: Sequence[IntArray], targets: IntArray) -> IntArray:
+    """``[R]``, the place of each target in its ranking, from 1; ``_NEVER`` where absent."""
+    row, place, items = _flat(rankings)
+    is_target = items == targets[row]
+    found = np.full(len(rankings), _NEVER)
+    np.minimum.at(found, row[is_target], place[is_target])
+    return found
+
+
+def _flat(rankings: Sequence[IntArray]) -> tuple[IntArray, IntArray, IntArray]:
+    """Row, place from 1, and item of every entry of the rankings, in order."""
     lengths = np.array([len(ranking) for ranking in rankings], np.int64)
     row = np.repeat(np.arange(len(rankings)), lengths)
     place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
-    items = np.concatenate([np.zeros(0, np.int64), *rankings])
-    is_target = items == targets[row]
-    never = np.iinfo(np.int64).max
-    target_place = np.full(len(rankings), never)
-    np.minimum.at(target_place, row[is_target], place[is_target])
-    llm_hits = target_place <= cutoff
-    student_hits = (student_top == targets[:, None]).any(1)
-    first = place <= cutoff
-    shared = (student_top[row[first]] == items[first, None]).any(1).sum()
-    return Composition(
-        cutoff=cutoff,
-        effective=int((llm_hits & ~student_hits).sum()),
-        similar=int((llm_hits & student_hits).sum()),
-        incorrect=int((~llm_hits).sum()),
-        unanswered=unanswered,
-        target_positions=_by_band(target_place[target_place < never], len(rankings)),
-        mean_overlap=float(shared / max(student_top.size, 1)),
-    )
+    return row, place, np.concatenate([np.zeros(0, np.int64), *rankings])
 
 
 def _by_band(places: IntArray, answered: int) -> dict[str, int]:

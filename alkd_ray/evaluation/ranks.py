@@ -18,7 +18,7 @@ from torch import Tensor
 
 from alkd_ray import artifacts
 from alkd_ray import sessions as windows_of
-from alkd_ray.recommenders import Recommender
+from alkd_ray.recommenders import Backbone, Recommender
 from alkd_ray.types import IntArray, Ranks, SessionSet
 
 # items [B, L], mask [B, L] -> [B, N] bool, True where an item is not to be recommended
@@ -55,11 +55,10 @@ def rank_targets(
             recommender, sessions, window, block_rows, exclude, also_exclude
         ):
             target_scores = scores.gather(1, targets[:, None])  # [B, 1]
-            # Not "score >= target": a comparison with nan is False, and nan shall not help.
-            beaten = (scores < target_scores).sum(1)  # [B]
+            beaten = _beaten(scores, target_scores)
             lost = torch.isneginf(target_scores[:, 0]) | torch.isnan(target_scores[:, 0])
-            found = torch.where(lost, scores.shape[1] + 1, scores.shape[1] - beaten)
-            ranks[start : start + len(scores)] = found.cpu().numpy()
+            found = np.where(lost.cpu(), scores.shape[1] + 1, scores.shape[1] - beaten)
+            ranks[start : start + len(scores)] = found
     return Ranks(sessions.ids.copy(), ranks, recommender.num_items)
 
 
@@ -105,6 +104,35 @@ def read_ranks(file: Path) -> Ranks:
     )
 
 
+def _beaten(scores: Tensor, target_scores: Tensor) -> IntArray:
+    """``[B]``, how many scores of each row lie below the target's.
+
+    Not "score >= target": a comparison with nan is False, and nan shall not help.
+    """
+    if scores.is_cuda:
+        return (scores < target_scores).sum(1).cpu().numpy()
+    # On a CPU torch compares, and adds up what it found, 4 times slower than numpy.
+    below = np.less(scores.numpy(), target_scores.numpy())
+    return below.view(np.uint8).sum(1, dtype=np.int32)
+
+
+def _scorer(recommender: Recommender, block_rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recommender's ``score``, with what every block shares worked out once.
+
+    A product of rows with the transposed table is 3 times slower than with a copy that lies so,
+    and memory that is used again costs no page faults.
+    """
+    if not isinstance(recommender, Backbone):
+        return recommender.score
+    table = recommender.item_table().T.contiguous()  # [d, N]
+    scores = table.new_empty((block_rows, table.shape[1]))
+
+    def score(items: Tensor, mask: Tensor) -> Tensor:
+        return torch.mm(recommender.encode(items, mask), table, out=scores[: len(items)])
+
+    return score
+
+
 def _blocks(
     recommender: Recommender,
     sessions: SessionSet,
@@ -116,11 +144,12 @@ def _blocks(
     """First row, scores ``[B, N]`` with -inf at excluded items, targets ``[B]``; by block."""
     device = _device_of(recommender)
     batch = windows_of.windows(sessions, window)
+    score = _scorer(recommender, block_rows)
     for start in range(0, len(sessions), block_rows):
         stop = min(start + block_rows, len(sessions))
         items = torch.from_numpy(batch.items[start:stop]).to(device)
         mask = torch.from_numpy(batch.mask[start:stop]).to(device)
-        scores = recommender.score(items, mask)  # [B, N]
+        scores = score(items, mask)  # [B, N]
         if exclude == "session":
             first, last = sessions.offsets[start], sessions.offsets[stop]
             rows = np.repeat(np.arange(stop - start), np.diff(sessions.offsets[start : stop + 1]))

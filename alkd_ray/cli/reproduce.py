@@ -1,0 +1,167 @@
+"""``alkd reproduce``: the paper's tables and figures, ours beside theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alkd_ray.cli.run import EXIT_STATUS, YesOption
+from alkd_ray.cli.show import JsonOption, OverridesArgument
+
+if TYPE_CHECKING:
+    from alkd_ray.plans import SharedPlan
+    from alkd_ray.reproduction.cells import Cell
+    from alkd_ray.reproduction.layout import Grid
+    from alkd_ray.runtime.reproduce import Outcome
+    from alkd_ray.runtime.sweep import SweepListener
+    from alkd_ray.sweeps.config import Sweep
+
+EFFICIENCY, ALL = "efficiency", "all"
+SHOWN_METRIC = "ndcg@10"
+
+TargetArgument = Annotated[
+    str,
+    typer.Argument(
+        help="table1, table2, figure2a, figure2b, figure3a, figure3b, efficiency, or all."
+    ),
+]
+ConfigsOption = Annotated[
+    Path | None,
+    typer.Option(help="The folder of the sweeps' files; default: tune_configs here or beside us."),
+]
+
+
+def reproduce(
+    target: TargetArgument,
+    overrides: OverridesArgument = None,
+    configs: ConfigsOption = None,
+    as_json: JsonOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Runs the sweeps of a table or figure of the paper and sets ours beside the paper's numbers.
+
+    What a sweep has done is found again, so the command goes on where it was interrupted, and a
+    second call writes the report alone.
+    """
+    from alkd_ray.errors import InputError
+    from alkd_ray.reproduction.studies import STUDIES
+
+    known = [*STUDIES, EFFICIENCY, ALL]
+    if target not in known:
+        raise InputError(f"there is no {target!r} to reproduce; known: {', '.join(known)}")
+    folder = configs or _folder()
+    chosen = known[:-1] if target == ALL else [target]
+    described, worst = {}, 0
+    for name in chosen:
+        if name == EFFICIENCY:
+            described[name] = _efficiency(folder, overrides or [], as_json)
+            continue
+        described[name], status = _study(name, folder, overrides or [], as_json, yes)
+        worst = max(worst, EXIT_STATUS[status])
+    if as_json:
+        from alkd_ray.cli.console import print_json
+
+        print_json(described if target == ALL else described[target])
+    if worst:
+        raise typer.Exit(worst)
+
+
+def _folder() -> Path:
+    """``tune_configs`` of the working directory, or of the repository this was installed from."""
+    here = Path("tune_configs")
+    return here if here.is_dir() else Path(__file__).parents[2] / "tune_configs"
+
+
+def _study(
+    name: str, folder: Path, overrides: list[str], as_json: bool, yes: bool
+) -> tuple[dict[str, Any], Any]:
+    from alkd_ray.reproduction.studies import STUDIES
+    from alkd_ray.runtime import reproduce as making
+
+    outcome = making.make(STUDIES[name], folder, overrides, _shown(as_json, yes))
+    if not as_json:
+        _print(outcome)
+    written = outcome.written
+    return {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "findings": [str(finding) for finding in written.findings],
+        "report": str(written.folder / "reproduction.html"),
+    }, outcome.status
+
+
+def _shown(quiet: bool, yes: bool) -> Any:
+    from alkd_ray.cli.sweep_display import SweepDisplay, approval
+
+    @contextmanager
+    def shown(sweep: Sweep) -> Iterator[tuple[SweepListener, Callable[[SharedPlan], None]]]:
+        with SweepDisplay(sweep, quiet=quiet) as display:
+            yield display, approval(sweep, display, yes)
+
+    return shown
+
+
+def _print(outcome: Outcome) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    written = outcome.written
+    for grid in written.grids:
+        console.print(_table(grid))
+    for finding in written.findings:
+        console.print(str(finding))
+    console.print(f"report   {written.folder / 'reproduction.html'}", soft_wrap=True)
+    if outcome.reason:
+        console.print(f"{outcome.status}: {outcome.reason}")
+
+
+def _table(grid: Grid) -> Any:
+    from rich.table import Table
+
+    metric = next((line.metric for line in grid.lines if line.metric == SHOWN_METRIC), "")
+    table = Table(title=f"{grid.dataset}, test {metric}", title_justify="left")
+    table.add_column("")
+    for column in grid.columns:
+        table.add_column(column, justify="right")
+    for line in grid.lines:
+        if line.metric == metric:
+            table.add_row(line.row, *map(_cell, line.cells))
+    return table
+
+
+def _cell(cell: Cell | None) -> str:
+    from alkd_ray.reproduction.layout import mark
+
+    if cell is None or cell.ours is None:
+        return "-"
+    text = f"{cell.ours.mean:.4f}\n{cell.ours.low:.4f}-{cell.ours.high:.4f}"
+    return text if cell.paper is None else f"{text}\npaper {cell.paper:.4f}{mark(cell)}"
+
+
+def _efficiency(folder: Path, overrides: list[str], as_json: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from alkd_ray.reproduction import efficiency
+    from alkd_ray.runtime import reproduce as making
+
+    found = making.measure_efficiency(folder, overrides)
+    if not as_json:
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(highlight=False, markup=False)
+        for dataset, one in found.items():
+            header, *lines = efficiency.table(one)
+            table = Table(title=dataset, title_justify="left")
+            for name in header:
+                table.add_column(str(name), justify="left" if name == header[0] else "right")
+            for line in lines:
+                table.add_row(*map(str, line))
+            console.print(table)
+            for note in one.notes:
+                console.print(note)
+    return {dataset: asdict(one) for dataset, one in found.items()}

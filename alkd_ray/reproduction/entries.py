@@ -1,0 +1,204 @@
+"""From finished sweeps to the entries of a table or figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alkd_ray import artifacts, stages
+from alkd_ray.artifacts import StageOutput
+from alkd_ray.bought import rankings_of
+from alkd_ray.config import RunConfig
+from alkd_ray.evaluation.metrics import metric_values
+from alkd_ray.evaluation.ranks import read_ranks
+from alkd_ray.reproduction.cells import Entry, Role
+from alkd_ray.reproduction.studies import Study
+from alkd_ray.stages import Context, Silent
+from alkd_ray.sweeps.config import Sweep
+from alkd_ray.sweeps.records import TrialRecord, value_text
+from alkd_ray.sweeps.shared import Shared
+from alkd_ray.sweeps.standings import Standing
+from alkd_ray.types import FloatArray
+
+CUTOFFS = (5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A sweep that ended.
+
+    Attributes:
+        dataset: name of the dataset.
+        sweep: the sweep.
+        standings: its settings.
+        records: trial -> what became of it.
+        shared: what its trials shared.
+        tested: trial -> role -> key of its ranks of the test sessions.
+        seconds: wall time of this call.
+    """
+
+    dataset: str
+    sweep: Sweep
+    standings: Sequence[Standing]
+    records: Mapping[str, TrialRecord]
+    shared: Shared
+    tested: Mapping[str, Mapping[str, str]]
+    seconds: float
+
+
+def entries_of(study: Study, finished: Finished, root: Path) -> list[Entry]:
+    """All systems of one dataset: by setting, their students and teachers once, the baselines."""
+    return list(_Collector(study, finished, root).entries())
+
+
+class _Collector:
+    """Reads what the trials of a sweep left below the run root."""
+
+    def __init__(self, study: Study, finished: Finished, root: Path) -> None:
+        self.study = study
+        self.finished = finished
+        self.root = root
+        self.context = Context(finished.sweep.of({}), root, Silent())
+        self.imported = stages.import_sessions(self.context)
+
+    def entries(self) -> Iterator[Entry]:
+        order = {text: number for number, text in enumerate(self._columns())}
+        found = sorted(
+            self.finished.standings,
+            key=lambda one: (self._row_order(one), order[self._column(one)]),
+        )
+        yield from self._before(found)
+        yield from map(self._distilled, found)
+        yield from self._baselines()
+
+    def _distilled(self, standing: Standing) -> Entry:
+        setting = standing.setting
+        trials = self._trials(standing)
+        folder = f"../../sweeps/{self.finished.sweep.sweep_id}/report"
+        keys = [self.finished.tested[trial]["distilled"] for trial in trials]
+        models = [self._model("distilled", trial) for trial in trials]
+        return Entry(
+            self.finished.dataset,
+            self._row(standing),
+            self._column(standing),
+            "distilled",
+            self._values(keys, models),
+            "" if trials else standing.state,
+            self._rankings(standing),
+            setting.id,
+            tuple(trials),
+            f"{folder}/sweep.html#setting-{setting.id}",
+        )
+
+    def _before(self, standings: Sequence[Standing]) -> Iterator[Entry]:
+        """Students and teachers, of each row; of none where all rows share them."""
+        for role in self.study.roles:
+            groups: dict[tuple[str, ...], list[Standing]] = {}
+            for one in self._of_main(standings):
+                trials = self._trials(one)
+                keys = tuple(self.finished.tested[trial][role] for trial in trials)
+                if keys:
+                    groups.setdefault(keys, []).append(one)
+            for keys, group in groups.items():
+                rows = dict.fromkeys(map(self._row, group))
+                shared = len(groups) == 1 and len(rows) > 1
+                models = [self._model(role, trial) for trial in self._trials(group[0])]
+                values = self._values(keys, models)
+                for row in [""] if shared else rows:
+                    kind: Role = "student" if role == "student" else "teacher"
+                    yield Entry(self.finished.dataset, row, role, kind, values)
+
+    def _baselines(self) -> Iterator[Entry]:
+        for name in self.context.config.evaluation.baselines:
+            found = stages.evaluate_baseline(self.context, self.imported, name)
+            yield Entry(
+                self.finished.dataset, "", name, "baseline", self._values_of_ranks([found.key])
+            )
+
+    def _of_main(self, standings: Sequence[Standing]) -> list[Standing]:
+        """One setting of each row: that whose student the others are held against."""
+        by_row: dict[str, Standing] = {}
+        for one in standings:
+            row = self._row(one)
+            if row not in by_row or self._column(one) == self.study.main:
+                by_row[row] = one
+        return list(by_row.values())
+
+    def _values(self, keys: Sequence[str], models: Sequence[StageOutput]) -> dict[str, FloatArray]:
+        """Metric -> ``[R, S]``; of tables, that of the paper as well."""
+        values = self._values_of_ranks(keys)
+        if not values or not self.study.is_table:
+            return values
+        by_seed = [
+            stages.reference_ndcg(self.context, self.imported, model, CUTOFFS) for model in models
+        ]
+        return values | {
+            f"reference_ndcg@{k}": np.stack([values_of[k] for values_of in by_seed])
+            for k in CUTOFFS
+            if f"ndcg@{k}" in self.study.metrics
+        }
+
+    def _values_of_ranks(self, keys: Sequence[str]) -> dict[str, FloatArray]:
+        if not keys:
+            return {}
+        storage = self.context.storage
+        ranks = [
+            read_ranks(
+                artifacts.found(self.root, "evaluation", key, storage).folder / "ranks.parquet"
+            )
+            for key in keys
+        ]
+        return {
+            metric: np.stack([metric_values(one, metric) for one in ranks])
+            for metric in self.study.metrics
+        }
+
+    def _model(self, role: str, trial: str) -> StageOutput:
+        record, storage = self.finished.records[trial], self.context.storage
+        if role == "distilled":
+            return artifacts.found(self.root, "distillation", record.distilled, storage)
+        if role == "student":
+            return artifacts.found(self.root, "pretrain", record.student, storage)
+        by_seed = self.finished.shared.trials(record.setting, self._config(record.point))
+        key = next(one.teacher for one in by_seed if one.seed == record.seed)
+        return artifacts.found(self.root, "pretrain", key, storage)
+
+    def _config(self, point: Mapping[str, object]) -> RunConfig:
+        return self.finished.sweep.of(point)
+
+    def _trials(self, standing: Standing) -> list[str]:
+        """Of all seeds, in their order; [] unless each was tested."""
+        names = [f"{standing.setting.id}-{seed}" for seed in self.finished.sweep.seeds]
+        return names if all(name in self.finished.tested for name in names) else []
+
+    def _rankings(self, standing: Standing) -> float | None:
+        """LLM rankings that a seed's training read."""
+        config = self._config(standing.setting.point)
+        trials = self.finished.shared.trials(standing.setting, config)
+        if not trials[0].rankings:
+            return None
+        output = artifacts.found(self.root, "annotation", trials[0].rankings, self.context.storage)
+        return float(np.mean([len(rankings_of(output, trial.seed)[0]) for trial in trials]))
+
+    def _row(self, standing: Standing) -> str:
+        return value_text(standing.setting.point[self.study.rows])
+
+    def _row_order(self, standing: Standing) -> int:
+        axis = self.finished.sweep.config.over[self.study.rows]
+        return [value_text(value) for value in axis.listed or []].index(self._row(standing))
+
+    def _column(self, standing: Standing) -> str:
+        return (
+            value_text(standing.setting.point[self.study.columns])
+            if self.study.columns
+            else ("distilled")
+        )
+
+    def _columns(self) -> list[str]:
+        if not self.study.columns:
+            return ["distilled"]
+        axis = self.finished.sweep.config.over[self.study.columns]
+        return [value_text(value) for value in axis.listed or []]

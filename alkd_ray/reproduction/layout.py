@@ -1,0 +1,204 @@
+"""How a table is laid out: as text for a page, as LaTeX, and as rows of CSV files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alkd_ray.evaluation.wording import metric as metric_text
+from alkd_ray.reproduction.cells import Analysis, Cell, Entry
+from alkd_ray.reproduction.studies import Study
+
+_MARKS = {"paper higher": "↑", "paper lower": "↓", "inside": "", "": ""}
+_TEX_MARKS = {"paper higher": r"$^\uparrow$", "paper lower": r"$^\downarrow$", "inside": "", "": ""}
+_TEX_SPECIAL = {**{c: f"\\{c}" for c in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\^{}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of a page's table: one metric of the systems of one row of the study.
+
+    Attributes:
+        row: value of the study's rows.
+        metric: the metric.
+        cells: by column; None where there is no such system.
+        is_first: of its row.
+        height: metrics of its row.
+    """
+
+    row: str
+    metric: str
+    cells: tuple[Cell | None, ...]
+    is_first: bool
+    height: int
+
+    @property
+    def best(self) -> float:
+        """The largest mean among the distilled students."""
+        means = [
+            cell.ours.mean
+            for cell in self.cells
+            if cell is not None and cell.ours is not None and cell.entry.role == "distilled"
+        ]
+        return max(means, default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The table of one dataset.
+
+    Attributes:
+        dataset: its name.
+        columns: systems.
+        lines: rows.
+        others: systems without a row: plain baselines, and models that all rows share.
+    """
+
+    dataset: str
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    others: tuple[Entry, ...]
+
+
+def grids(study: Study, entries: Sequence[Entry], analysis: Analysis) -> list[Grid]:
+    """A table for each dataset."""
+    found = []
+    for dataset in dict.fromkeys(entry.dataset for entry in entries):
+        inside = [entry for entry in entries if entry.dataset == dataset]
+        placed = [entry for entry in inside if entry.row]
+        columns = list(dict.fromkeys(entry.column for entry in placed))
+        lines = [
+            Line(
+                row,
+                metric,
+                tuple(analysis.cells.get((dataset, row, column, metric)) for column in columns),
+                number == 0,
+                len(study.metrics),
+            )
+            for row in dict.fromkeys(e.row for e in placed if e.role == "distilled")
+            for number, metric in enumerate(study.metrics)
+        ]
+        others = tuple(entry for entry in inside if not entry.row)
+        found.append(Grid(dataset, tuple(columns), tuple(lines), others))
+    return found
+
+
+def mark(cell: Cell) -> str:
+    """An arrow where the paper's number lies outside our interval."""
+    return _MARKS[cell.verdict]
+
+
+def cell_lines(analysis: Analysis) -> list[list[Any]]:
+    """A row for each cell, header first."""
+    header = ["dataset", "row", "system", "role", "metric", "mean", "low", "high", "seeds"]
+    header += ["sessions", "hits", "reference mean", "reference low", "reference high", "paper"]
+    header += ["paper's place", "LLM rankings", "missing", "setting", "runs"]
+    lines: list[list[Any]] = [header]
+    for cell in analysis.cells.values():
+        entry, ours, reference = cell.entry, cell.ours, cell.reference
+        line: list[Any] = [entry.dataset, entry.row, entry.column, entry.role, cell.metric]
+        line += [ours.mean, ours.low, ours.high, ours.seeds, ours.sessions] if ours else [None] * 5
+        line += [cell.hits]
+        line += [reference.mean, reference.low, reference.high] if reference else [None] * 3
+        line += [cell.paper, cell.verdict, entry.rankings, entry.missing, entry.setting]
+        lines.append([*line, " ".join(entry.runs)])
+    return lines
+
+
+def contrast_lines(analysis: Analysis) -> list[list[Any]]:
+    """A row for each difference, header first."""
+    header = ["dataset", "row", "system", "second row", "second system", "metric", "difference"]
+    header += ["low", "high", "standard error", "least detectable", "p bootstrap, Holm"]
+    header += ["p t-test, Holm", "holds"]
+    lines: list[list[Any]] = [header]
+    for gap in analysis.contrasts:
+        test, difference = gap.comparison, gap.comparison.difference
+        lines.append(
+            [
+                gap.first.dataset, gap.first.row, gap.first.column, gap.second.row,
+                gap.second.column, test.metric, difference.mean, difference.low, difference.high,
+                difference.standard_error, difference.least_detectable, test.p_bootstrap,
+                test.p_t_test, gap.holds,
+            ]
+        )  # fmt: skip
+    return lines
+
+
+def latex(study: Study, tables: Sequence[Grid]) -> str:
+    r"""The tables for a paper: ``\usepackage{booktabs}``, ours above, the published below."""
+    return "\n\n".join(_latex_table(study, grid) for grid in tables) + "\n"
+
+
+def _latex_table(study: Study, grid: Grid) -> str:
+    columns = " & ".join(map(tex, grid.columns))
+    lines = [
+        r"\begin{table*}",
+        rf"\caption{{{tex(study.title)}, {tex(grid.dataset)}. "
+        "Means over seeds with 95\\% intervals over seeds and sessions; in parentheses the "
+        "published number, with an arrow where it lies outside.}",
+        r"\centering\scriptsize",
+        rf"\begin{{tabular}}{{ll{'r' * len(grid.columns)}}}",
+        r"\toprule",
+        rf"& Metric & {columns} \\",
+    ]
+    for line in grid.lines:
+        if line.is_first:
+            lines.append(r"\midrule")
+        name = tex(line.row) if line.is_first else ""
+        cells = " & ".join(_latex_cell(cell, line) for cell in line.cells)
+        lines.append(rf"{name} & {tex(line.metric)} & {cells} \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}"])
+
+
+def _latex_cell(cell: Cell | None, line: Line) -> str:
+    if cell is None or cell.ours is None:
+        return "--"
+    ours = metric_text(cell.ours.mean)
+    if cell.entry.role == "distilled" and cell.ours.mean == line.best:
+        ours = rf"\textbf{{{ours}}}"
+    parts = [ours, f"[{metric_text(cell.ours.low)}, {metric_text(cell.ours.high)}]"]
+    if cell.paper is not None:
+        parts.append(f"({metric_text(cell.paper)}{_TEX_MARKS[cell.verdict]})")
+    return r"\shortstack[r]{" + r"\\".join(parts) + "}"
+
+
+def tex(text: str) -> str:
+    """Text that LaTeX shows as it is."""
+    return "".join(_TEX_SPECIAL.get(character, character) for character in text)
+
+
+def as_json(
+    study: Study, analysis: Analysis, findings: Sequence[str], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every number."""
+    return {
+        "study": study.name,
+        "title": study.title,
+        "claim": study.claim,
+        "findings": list(findings),
+        **facts,
+        "cells": [
+            {
+                "dataset": cell.entry.dataset,
+                "row": cell.entry.row,
+                "system": cell.entry.column,
+                "role": cell.entry.role,
+                "metric": cell.metric,
+                "ours": asdict(cell.ours) if cell.ours else None,
+                "hits": cell.hits,
+                "reference": asdict(cell.reference) if cell.reference else None,
+                "paper": cell.paper,
+                "paper_is": cell.verdict,
+                "rankings": cell.entry.rankings,
+                "missing": cell.entry.missing,
+                "setting": cell.entry.setting,
+                "runs": list(cell.entry.runs),
+            }
+            for cell in analysis.cells.values()
+        ],
+        "contrasts": [
+            dict(zip(contrast_lines(analysis)[0], line, strict=True))
+            for line in contrast_lines(analysis)[1:]
+        ],
+    }

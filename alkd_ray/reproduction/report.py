@@ -1,0 +1,166 @@
+"""The report of a table or figure: one page that needs nothing else, Markdown, CSV, LaTeX, JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alkd_ray import __version__, artifacts
+from alkd_ray.evaluation.wording import Finding
+from alkd_ray.report import page_environment
+from alkd_ray.reproduction import layout
+from alkd_ray.reproduction.cells import Analysis, Entry, analyse
+from alkd_ray.reproduction.entries import Finished
+from alkd_ray.reproduction.sentences import MAIN_METRIC, headline
+from alkd_ray.reproduction.studies import Study
+from alkd_ray.sweeps import figures
+from alkd_ray.sweeps.figures import Drawn, Plot, Shown
+from alkd_ray.sweeps.tables import as_csv
+
+PAGE = "reproduction.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A further table of the page.
+
+    Attributes:
+        title: its heading.
+        lines: rows of text or numbers, header first.
+        note: what its reader should know.
+    """
+
+    title: str
+    lines: Sequence[Sequence[Any]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduced:
+    """All that a report shows.
+
+    Attributes:
+        study: the table or figure.
+        entries: its systems.
+        finished: its sweeps.
+        resamples: bootstrap resamples.
+        seeds: of every setting.
+        notes: what limits the numbers.
+        dollars_per_ranking: dataset -> what an LLM's ranking is priced at; {} = unknown.
+        tables: further tables.
+    """
+
+    study: Study
+    entries: Sequence[Entry]
+    finished: Sequence[Finished]
+    resamples: int
+    seeds: tuple[int, ...]
+    notes: Sequence[str] = ()
+    dollars_per_ranking: Mapping[str, float] = field(default_factory=dict)
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written, for the command line.
+
+    Attributes:
+        folder: of the report.
+        findings: its headline.
+        grids: its tables.
+        analysis: its numbers.
+    """
+
+    folder: Path
+    findings: Sequence[Finding]
+    grids: Sequence[layout.Grid]
+    analysis: Analysis
+
+
+def write(data: Reproduced, folder: Path) -> Written:
+    """``reproduction.html``, ``.md`` and ``.json``, ``table.tex``, ``cells.csv``, ``differences.csv``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    analysis = analyse(data.study, data.entries, data.resamples, data.seeds[0])
+    tables = layout.grids(data.study, data.entries, analysis)
+    findings = headline(data.study, analysis, data.finished)
+    facts = {
+        "generated": f"alkd_ray {__version__}",
+        "sweeps": [one.sweep.sweep_id for one in data.finished],
+        "seeds": list(data.seeds),
+        "resamples": data.resamples,
+        "notes": list(data.notes),
+        "seconds": {one.dataset: round(one.seconds, 1) for one in data.finished},
+    }
+    failed = [
+        (one.dataset, record)
+        for one in data.finished
+        for _, record in sorted(one.records.items())
+        if record.status != "complete"
+    ]
+    shown = {
+        "data": data,
+        "study": data.study,
+        "analysis": analysis,
+        "grids": tables,
+        "headline": findings,
+        "notes": data.notes,
+        "failed": failed,
+        "mark": layout.mark,
+        "generated": facts["generated"],
+        "work": [
+            (one.dataset, len(one.records), sum(r.seconds for r in one.records.values()))
+            for one in data.finished
+        ],
+    }
+    environment = page_environment()
+    page = environment.get_template(PAGE).render(shown, figures=_figures(data, analysis))
+    artifacts.write_text(folder / PAGE, page + "\n")
+    text = environment.get_template("reproduction.md").render(shown)
+    artifacts.write_text(folder / "reproduction.md", text + "\n")
+    artifacts.write_text(folder / "table.tex", layout.latex(data.study, tables))
+    artifacts.write_text(folder / "cells.csv", as_csv(layout.cell_lines(analysis)))
+    artifacts.write_text(folder / "differences.csv", as_csv(layout.contrast_lines(analysis)))
+    artifacts.write_json(
+        folder / "reproduction.json",
+        layout.as_json(data.study, analysis, [str(finding) for finding in findings], facts),
+    )
+    return Written(folder, findings, tables, analysis)
+
+
+def _figures(data: Reproduced, analysis: Analysis) -> list[Drawn]:
+    """The main metric of every distilled student, and against the money where it is known."""
+    study = data.study
+    found = []
+    for dataset in dict.fromkeys(entry.dataset for entry in data.entries):
+        axes = [axis for axis in (study.rows, study.columns) if axis]
+        shown, before = [], set()
+        for entry in data.entries:
+            cell = analysis.cells.get((dataset, entry.row, entry.column, MAIN_METRIC))
+            if entry.dataset != dataset or cell is None or cell.ours is None:
+                continue
+            if entry.role == "student":
+                before.add(cell.ours.mean)
+            if entry.role != "distilled":
+                continue
+            ours = cell.ours
+            price = data.dollars_per_ranking.get(dataset, 0.0)
+            point = {study.rows: _number(entry.row)}
+            point |= {study.columns: entry.column} if study.columns else {}
+            dollars = price * (entry.rankings or 0.0)
+            shown.append(Shown(point, ours.mean, ours.low, ours.high, dollars))
+        reference = before.pop() if len(before) == 1 else None
+        plot = Plot(shown, axes, f"{dataset}, test {MAIN_METRIC}", reference)
+        if len(shown) > 1:
+            found += figures.draw(plot)
+    return found
+
+
+def _number(text: str) -> str | int | float:
+    """A row's value as a number, where it is one."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() else value

@@ -1,0 +1,124 @@
+"""The tables and figures that can be made here: the sweeps behind each, and what it compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+HETREC, GAMES = "hetrec2011-ml", "amazon-games"
+TABLE_METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+
+Contrast = Literal["columns", "rows", "student"]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A table or a figure of the paper.
+
+    Attributes:
+        name: as the command takes it.
+        title: what it shows.
+        claim: what the paper says of it.
+        sweeps: dataset -> file of its sweep, without ``.yaml``.
+        rows: the sweep's axis that is laid out in rows.
+        columns: the axis laid out in columns; "" = there is one column.
+        contrast: what is tested: the column ``main`` against every other one of its row, the row
+            ``main`` against every other one of its column, or each student after distillation
+            against itself before.
+        main: the value, as text, of that axis.
+        metrics: shown.
+        roles: of the models shown beside the distilled students, once for each row.
+        effects: whether the selected sessions are looked at afterwards.
+    """
+
+    name: str
+    title: str
+    claim: str
+    sweeps: Mapping[str, str]
+    rows: str
+    columns: str
+    contrast: Contrast
+    main: str = ""
+    metrics: tuple[str, ...] = TABLE_METRICS
+    roles: tuple[str, ...] = ("student", "teacher")
+    effects: bool = False
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the paper prints numbers for it."""
+        return self.name.startswith("table")
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(
+            "table1",
+            "Table 1: the compared methods",
+            "ALKDRec is above every compared distillation method in most cases, by 17.03% (FPMC), "
+            "9.81% (STAMP) and 12.97% (AttMix) on average.",
+            {HETREC: "table1", GAMES: "table1_games"},
+            "backbone",
+            "method",
+            "columns",
+            "ALKDRec",
+        ),
+        Study(
+            "table2",
+            "Table 2: what selects the sessions",
+            "ALKDRec is above TR everywhere, and above random, easiest, hardest and RAD-BC "
+            "selection in most cases.",
+            {HETREC: "table2", GAMES: "table2_games"},
+            "backbone",
+            "variant",
+            "columns",
+            "ALKDRec",
+            metrics=("recall@10", "ndcg@10"),
+            effects=True,
+        ),
+        Study(
+            "figure2a",
+            "Figure 2a: students of different dimensions",
+            "Distillation improves the student whatever its dimension.",
+            {HETREC: "figure2_dims"},
+            "student.dim",
+            "",
+            "student",
+            metrics=("recall@10", "ndcg@10"),
+        ),
+        Study(
+            "figure2b",
+            "Figure 2b: shares of correct answers",
+            "ALKDRec is above RAD-BC at every share of correct answers.",
+            {HETREC: "figure2_correction"},
+            "selection.options.ratio",
+            "selection.strategy",
+            "columns",
+            "alkdrec-paper",
+            metrics=("recall@10", "ndcg@10"),
+        ),
+        Study(
+            "figure3a",
+            "Figure 3a: ratios of effective, similar and incorrect sessions",
+            "The ratio 1 : 5 : 4 is best.",
+            {HETREC: "figure3_ratios"},
+            "selection.options.ratio",
+            "selection.strategy",
+            "rows",
+            "[1, 5, 4]",
+            metrics=("recall@10", "ndcg@10"),
+        ),
+        Study(
+            "figure3b",
+            "Figure 3b: how many sessions are asked",
+            "More sessions help at first; beyond some number they harm. The paper settles on 500.",
+            {HETREC: "figure3_budget"},
+            "selection.budget",
+            "selection.strategy",
+            "rows",
+            "500",
+            metrics=("recall@10", "ndcg@10"),
+        ),
+    )
+}

@@ -1,0 +1,192 @@
+"""Makes a table or figure of the paper: runs its sweeps, then sets ours beside the paper's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from alkd_ray import artifacts, datasets, stages
+from alkd_ray.config import load as load_run
+from alkd_ray.errors import InputError
+from alkd_ray.evaluation.wording import recall_cap
+from alkd_ray.plans import SharedPlan
+from alkd_ray.reproduction import effects, efficiency, report
+from alkd_ray.reproduction.cells import Entry
+from alkd_ray.reproduction.efficiency import Efficiency
+from alkd_ray.reproduction.entries import Finished, entries_of
+from alkd_ray.reproduction.report import Reproduced, Table, Written
+from alkd_ray.reproduction.studies import GAMES, HETREC, Study
+from alkd_ray.runtime import sweep as running
+from alkd_ray.runtime.sweep import SweepListener, SweepOutcome
+from alkd_ray.stages import Context, Silent
+from alkd_ray.sweeps.config import Sweep, load
+from alkd_ray.sweeps.tables import as_csv
+from alkd_ray.types import RunStatus
+
+RUNS = {HETREC: "hetrec_fpmc", GAMES: "games_fpmc"}
+"""Dataset -> file of its run, whose annotation is priced."""
+
+PRICED_FORM = "numbers"  # the form of answers that this project asks for
+WORSE: tuple[RunStatus, ...] = ("complete", "partial", "stopped", "breached")
+
+Approve = Callable[[SharedPlan], None]
+# Shows one sweep, and approves of what it will cost.
+Shown = Callable[[Sweep], AbstractContextManager[tuple[SweepListener, Approve]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a table or figure.
+
+    Attributes:
+        written: the report.
+        status: the worst of its sweeps.
+        reason: why, when it is not complete.
+    """
+
+    written: Written
+    status: RunStatus
+    reason: str
+
+
+def make(study: Study, configs: Path, overrides: Sequence[str], shown: Shown) -> Outcome:
+    """Runs the sweeps of ``study``, or finds what they left, and writes its report.
+
+    Args:
+        study: a table or figure.
+        configs: the folder with the sweeps' files.
+        overrides: ``key=value``, for every sweep.
+        shown: shows a sweep.
+
+    Raises:
+        InputError: a sweep's file is not there, or bad; or a sweep ended without any setting.
+    """
+    sweeps = {
+        dataset: load(_file(configs, name), list(overrides))
+        for dataset, name in study.sweeps.items()
+    }
+    root = artifacts.run_root()
+    outcomes = []
+    finished = []
+    for dataset, sweep in sweeps.items():
+        started = time.perf_counter()
+        with shown(sweep) as (listener, approve):
+            outcome = running.execute(sweep, listener, approve)
+        outcomes.append(outcome)
+        finished.append(_finished(dataset, outcome, time.perf_counter() - started))
+    entries = [entry for one in finished for entry in entries_of(study, one, root)]
+    prices = _prices(finished, root)
+    tables = [_asked(entries, prices)]
+    if study.effects:
+        tables += [_seen_afterwards(one, root) for one in finished]
+    data = Reproduced(
+        study,
+        entries,
+        finished,
+        finished[0].sweep.of({}).evaluation.resamples,
+        tuple(finished[0].sweep.seeds),
+        [note for one in finished for note in _notes(one, root)],
+        prices,
+        tables,
+    )
+    worst = max(outcomes, key=lambda outcome: WORSE.index(outcome.status))
+    reasons = [
+        f"{dataset}: {outcome.reason}"
+        for dataset, outcome in zip(sweeps, outcomes, strict=True)
+        if outcome.status != "complete"
+    ]
+    written = report.write(data, root / "reproduction" / study.name)
+    return Outcome(written, worst.status, "; ".join(reasons))
+
+
+def measure_efficiency(configs: Path, overrides: Sequence[str]) -> dict[str, Efficiency]:
+    """What annotating would cost, by dataset; kept as ``efficiency.csv`` below the run root.
+
+    Raises:
+        InputError: a run's file is not there, or bad.
+    """
+    root = artifacts.run_root()
+    found = {}
+    for dataset, name in RUNS.items():
+        run = load_run(_file(configs, name), list(overrides))
+        found[dataset] = efficiency.measure(run, root, Silent())
+    lines = [line for one in found.values() for line in efficiency.table(one)]
+    folder = root / "reproduction" / "efficiency"
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.write_text(folder / "efficiency.csv", as_csv(lines))
+    return found
+
+
+def _finished(dataset: str, outcome: SweepOutcome, seconds: float) -> Finished:
+    if not outcome.standings:
+        raise InputError(f"{dataset}: the sweep ended before any trial: {outcome.reason}")
+    return Finished(
+        dataset,
+        outcome.sweep,
+        outcome.standings,
+        outcome.records,
+        outcome.shared,
+        outcome.tested,
+        seconds,
+    )
+
+
+def _file(configs: Path, name: str) -> Path:
+    file = configs / f"{name}.yaml"
+    if not file.is_file():
+        raise InputError(
+            f"{file}: there is no such file; the sweeps of the tables and figures lie in "
+            "tune_configs/ of the repository: run there, or say where with --configs"
+        )
+    return file
+
+
+def _notes(finished: Finished, root: Path) -> list[str]:
+    """What a reader has to know of the data."""
+    context = Context(finished.sweep.of({}), root, Silent())
+    data = stages.load_dataset(stages.import_sessions(context))
+    return [f"{finished.dataset}: {finding}" for finding in recall_cap(datasets.describe(data))]
+
+
+def _prices(finished: Sequence[Finished], root: Path) -> dict[str, float]:
+    """Dataset -> dollars for a ranking, where recordings are replayed: see ``efficiency``."""
+    found = {}
+    for one in finished:
+        config = one.sweep.of({})
+        if config.llm.teacher == "replay":
+            rows = efficiency.measure(config, root, Silent()).rows
+            row = next(row for row in rows if row.form == PRICED_FORM)
+            found[one.dataset] = row.dollars.expected / row.sessions
+    return found
+
+
+def _asked(entries: Sequence[Entry], prices: Mapping[str, float]) -> Table:
+    """LLM rankings that each system needs, and what they would cost."""
+    lines: list[list[object]] = [["dataset", "row", "system", "LLM rankings a seed", "USD"]]
+    for entry in entries:
+        if entry.role == "distilled":
+            rankings = entry.rankings or 0.0
+            price = prices.get(entry.dataset)
+            dollars = None if price is None else round(rankings * price, 2)
+            lines.append([entry.dataset, entry.row, entry.column, round(rankings), dollars])
+    note = "Recorded rankings, so nothing was paid here. "
+    note += f"USD: {efficiency.MODEL} answering in {PRICED_FORM}, tokens estimated (efficiency)."
+    return Table("What each asks for", lines, note if prices else "")
+
+
+def _seen_afterwards(finished: Finished, root: Path) -> Table:
+    """What the sessions that each setting selected turned out to be."""
+    configs = {
+        one.setting.label: finished.sweep.of(one.setting.point) for one in finished.standings
+    }
+    return Table(
+        f"Selection as seen afterwards, {finished.dataset}",
+        effects.table(effects.collect(configs, root)),
+        "Shares of the selected sessions, means over seeds with 95% t-intervals. Effective: the "
+        "LLM's first 10 hold the target, the student's before distillation do not; similar: both "
+        "do; incorrect: the LLM's do not. Gains by the paper's game, whose mu of 10 leaves all of "
+        "them to a few ranks.",
+    )

@@ -1,0 +1,160 @@
+"""``alkd reproduce`` on small sweeps of the embedded world: report, failures, what goes wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from alkd_ray import artifacts
+from alkd_ray.evaluation.ranks import read_ranks
+from tests.e2e.conftest import CommandLine
+from tests.sweep_files import RUN
+
+HETREC, GAMES = "hetrec2011-ml", "amazon-games"
+BACKBONES = {
+    name: {"teacher.backbone": name, "student.backbone": name} for name in ("fpmc", "stamp")
+}
+METHODS = {
+    "DE": {"distillation.method": "de", "distillation.options.experts": 2},
+    # Diverges at its first step.
+    "FTD": {"distillation.method": "ftd", "distillation.training.learning_rate": 1.0e30},
+    "ALKDRec": {"distillation.method": "alkdrec"},
+}
+RUN_OF_TABLES = {**RUN, "selection": {"budget": 20}, "evaluation": {"resamples": 200}}
+
+
+def write_sweep(folder: Path, name: str, columns: str, cases: dict) -> None:
+    over = {"backbone": {"cases": BACKBONES}, columns: {"cases": cases}}
+    given = {
+        "name": name.replace("_", "-"),
+        "run": RUN_OF_TABLES,
+        "seeds": [1, 2],
+        "over": over,
+        "finalists": "all",
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def table1(tmp_path_factory: pytest.TempPathFactory) -> tuple[CommandLine, str, Path]:
+    folder = tmp_path_factory.mktemp("reproduce")
+    configs = folder / "configs"
+    configs.mkdir()
+    write_sweep(configs, "table1", "method", METHODS)
+    write_sweep(configs, "table1_games", "method", {"ALKDRec": METHODS["ALKDRec"]})
+    alkd = CommandLine(folder / "home", configs / "table1.yaml")
+    words = ("reproduce", "table1", "--configs", str(configs), "sweep.engine=local")
+    said = alkd(*words, status=3).stdout
+    return alkd, said, alkd.home / "reproduction" / "table1"
+
+
+def numbers(folder: Path) -> dict:
+    return json.loads((folder / "reproduction.json").read_text("utf-8"))
+
+
+def cell(folder: Path, dataset: str, row: str, system: str, metric: str) -> dict:
+    (found,) = (
+        c
+        for c in numbers(folder)["cells"]
+        if (c["dataset"], c["row"], c["system"], c["metric"]) == (dataset, row, system, metric)
+    )
+    return found
+
+
+def test_ours_stands_beside_the_papers(table1: tuple[CommandLine, str, Path]) -> None:
+    _, said, folder = table1
+    assert "paper 0.0102" in said  # the paper's ndcg@10 of ALKDRec with FPMC on HetRec
+    page = (folder / "reproduction.html").read_text("utf-8")
+    assert "Table 1" in page
+    assert "http" not in page.split("<svg")[0].replace('xmlns="http', "")  # needs nothing else
+    student = cell(folder, HETREC, "fpmc", "student", "recall@10")
+    assert student["paper"] == 0.01055
+    assert student["ours"]["seeds"] == 2
+    for name in ("popularity", "item-knn", "sequential-rules", "vsknn"):
+        assert cell(folder, GAMES, "", name, "ndcg@10")["ours"]["mean"] >= 0
+        assert f">{name}<" in page
+
+
+def test_a_cell_is_the_mean_over_its_runs(table1: tuple[CommandLine, str, Path]) -> None:
+    """From the ranks that lie below the run root, found through the sweep's own record."""
+    alkd, _, folder = table1
+    found = cell(folder, HETREC, "stamp", "ALKDRec", "recall@10")
+    (sweep,) = (alkd.home / "sweeps").glob("table1-[0-9a-f]*")
+    lines = (sweep / "journal.jsonl").read_text("utf-8").splitlines()
+    tested = next(e for e in map(json.loads, lines) if e["event"] == "tested")["keys"]
+    ranks = [
+        read_ranks(
+            artifacts.found(alkd.home, "evaluation", tested[run]["distilled"]).folder
+            / "ranks.parquet"
+        ).ranks
+        for run in found["runs"]
+    ]
+    hits = [int((one <= 10).sum()) for one in ranks]
+    assert found["hits"] == np.mean(hits)
+    assert found["ours"]["mean"] == pytest.approx(np.mean([(one <= 10).mean() for one in ranks]))
+    link = f"../../sweeps/{sweep.name}/report/sweep.html#setting-{found['setting']}"
+    assert f'href="{link}"' in (folder / "reproduction.html").read_text("utf-8")
+    report = (folder / link.partition("#")[0]).resolve()
+    assert f'id="setting-{found["setting"]}"' in report.read_text("utf-8")
+
+
+def test_failed_trials_are_said_and_the_rest_stands(table1: tuple[CommandLine, str, Path]) -> None:
+    _, said, folder = table1
+    assert "4 of 12 trials failed" in said
+    assert "training diverged" in (folder / "reproduction.html").read_text("utf-8")
+    failed = cell(folder, HETREC, "fpmc", "FTD", "ndcg@10")
+    assert failed["ours"] is None
+    assert failed["missing"] == "2 failed"
+    assert failed["paper"] == 0.00901
+    compared = {(gap["dataset"], gap["row"], gap["second system"]) for gap in gaps(folder)}
+    assert (HETREC, "fpmc", "DE") in compared
+    assert (HETREC, "fpmc", "student") in compared
+    assert not [one for one in compared if one[2] == "FTD"]
+
+
+def gaps(folder: Path) -> list[dict]:
+    with (folder / "differences.csv").open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_p_values_are_corrected_within_a_metric(table1: tuple[CommandLine, str, Path]) -> None:
+    """No corrected p-value is below the least that the number of comparisons allows."""
+    found = [gap for gap in gaps(table1[2]) if gap["metric"] == "ndcg@10"]
+    # Two backbones: student, teacher and DE on HetRec, student and teacher on Games.
+    assert len(found) == 2 * 3 + 2 * 2
+    least = 2 / (1 + RUN_OF_TABLES["evaluation"]["resamples"])
+    assert all(float(gap["p bootstrap, Holm"]) >= least for gap in found)
+    assert min(float(gap["p bootstrap, Holm"]) for gap in found) >= len(found) * least * 0.999
+
+
+def test_the_table_for_a_paper_is_whole(table1: tuple[CommandLine, str, Path]) -> None:
+    text = (table1[2] / "table.tex").read_text("utf-8")
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    body = [line for line in text.splitlines() if line.endswith(r"\\") and "recall" in line]
+    columns = {line.count(" & ") for line in body if line.startswith(("fpmc", "stamp"))}
+    assert columns == {4 + 2, 2 + 2}  # student, teacher, DE, FTD, ALKDRec; without DE and FTD
+    assert r"\textbf{" in text
+
+
+def test_a_second_call_finds_everything(table1: tuple[CommandLine, str, Path]) -> None:
+    alkd, _, folder = table1
+    before = (folder / "cells.csv").read_bytes()
+    made = len(list((alkd.home / "distillation").iterdir()))
+    words = ("reproduce", "table1", "--configs", str(alkd.config.parent), "sweep.engine=local")
+    answer = json.loads(alkd(*words, "--json", status=3).stdout)
+    assert answer["status"] == "partial"
+    assert Path(answer["report"]) == folder / "reproduction.html"
+    assert (folder / "cells.csv").read_bytes() == before
+    assert len(list((alkd.home / "distillation").iterdir())) == made
+
+
+def test_a_wrong_target_and_a_missing_file_are_said(tmp_path: Path) -> None:
+    alkd = CommandLine(tmp_path / "home", tmp_path / "none.yaml")
+    assert "known: table1, table2" in alkd("reproduce", "table3", status=2).stderr
+    said = alkd("reproduce", "figure2a", "--configs", str(tmp_path), status=2).stderr
+    assert "figure2_dims.yaml: there is no such file" in said
