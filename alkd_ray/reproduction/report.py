@@ -80,7 +80,7 @@ class Written:
 
 
 def write(data: Reproduced, folder: Path) -> Written:
-    """``reproduction.html``, ``.md`` and ``.json``, ``table.tex``, ``cells.csv``, ``differences.csv``."""
+    """The page, the same as Markdown and JSON, the LaTeX table, cells and differences as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     analysis = analyse(data.study, data.entries, data.resamples, data.seeds[0])
     tables = layout.grids(data.study, data.entries, analysis)
