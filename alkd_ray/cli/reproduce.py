@@ -123,7 +123,10 @@ def _table(grid: Grid) -> Any:
     from rich.table import Table
 
     metric = next((line.metric for line in grid.lines if line.metric == SHOWN_METRIC), "")
-    table = Table(title=f"{grid.dataset}, test {metric}", title_justify="left")
+    table = Table(
+        title=f"{grid.dataset}, test {metric}: ours, its 95% interval (the paper's)",
+        title_justify="left",
+    )
     table.add_column("")
     for column in grid.columns:
         table.add_column(column, justify="right")
@@ -138,8 +141,9 @@ def _cell(cell: Cell | None) -> str:
 
     if cell is None or cell.ours is None:
         return "-"
-    text = f"{cell.ours.mean:.4f}\n{cell.ours.low:.4f}-{cell.ours.high:.4f}"
-    return text if cell.paper is None else f"{text}\npaper {cell.paper:.4f}{mark(cell)}"
+    low, high = (f"{number:.4f}".removeprefix("0") for number in (cell.ours.low, cell.ours.high))
+    text = f"{cell.ours.mean:.4f}\n{low}-{high}"
+    return text if cell.paper is None else f"{text}\n({cell.paper:.4f}{mark(cell)})"
 
 
 def _efficiency(folder: Path, overrides: list[str], as_json: bool) -> dict[str, Any]:
