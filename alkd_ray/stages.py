@@ -214,6 +214,7 @@ def distil(
     options = registry.options("distillation", config.method, config.options)
     window = context.config.data.window
     inputs = {"dataset": imported.key, "teacher": teacher.key, "student": student.key}
+    inputs |= _hashes_of_files(options.model_dump())
     ids, ranked = rankings_of(rankings, seed) if rankings else (np.zeros(0, np.int64), ())
     if rankings is not None:  # what it reads, whatever else was bought with it
         inputs["rankings"] = canonical_hash([ids.tolist(), [row.tolist() for row in ranked]])
