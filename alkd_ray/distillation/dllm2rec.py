@@ -67,8 +67,9 @@ class Dllm2Rec:
     catalogue, so that a step costs about what one with the ``softmax`` loss does, and half as much
     again when every row has a list; smaller batches make it cheaper.
 
-    Without ``text_embeddings_path``, the default, there is neither the text term nor the confidence's
-    weight: what is left is the base and the lists, weighted by position and consistency.
+    Without ``text_embeddings_path``, the default, there is neither the text term nor the
+    confidence's weight: what is left is the base and the lists, weighted by position and
+    consistency.
 
     Departures. Training goes on from the pretrained student, so W starts at 0, without an offset,
     for the first student to be the given one; the published code starts everything at random. It

@@ -1,0 +1,224 @@
+"""Cells beside the paper's numbers: places, corrections, layouts; and that the numbers are its."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+
+import numpy as np
+import pytest
+
+from alkd_ray.evaluation.statistics import bootstrap, holm
+from alkd_ray.reproduction import layout, sentences
+from alkd_ray.reproduction.cells import Cell, Entry, analyse, pairs, reference_of
+from alkd_ray.reproduction.published import PublishedCell, published
+from alkd_ray.reproduction.studies import GAMES, HETREC, STUDIES, TABLE_METRICS
+from alkd_ray.seeds import numpy_stream
+
+TABLE1, TABLE2 = STUDIES["table1"], STUDIES["table2"]
+SESSIONS, SEEDS, RESAMPLES = 400, 3, 500
+
+
+def values(rate: float, *names: str, metrics: tuple[str, ...] = TABLE_METRICS) -> dict:
+    """Hits at a rate, the same for all metrics but for their own draws."""
+    found = {}
+    for metric in (*metrics, *{reference_of(metric) for metric in metrics}):
+        rng = numpy_stream(1, "cells", *names, metric)
+        found[metric] = (rng.random((SEEDS, SESSIONS)) < rate).astype(float)
+    return found
+
+
+def entry(row: str, column: str, rate: float, dataset: str = HETREC, **given) -> Entry:
+    role = column if column in ("student", "teacher") else "distilled"
+    return Entry(dataset, row, column, role, values(rate, row, column), **given)  # pyright: ignore
+
+
+def entries() -> list[Entry]:
+    plain = values(0.3, "plain")
+    return [
+        entry("fpmc", "student", 0.01),
+        entry("fpmc", "teacher", 0.30),
+        entry("fpmc", "DE", 0.02),
+        Entry(HETREC, "fpmc", "FTD", "distilled", {}, "2 failed"),
+        entry("fpmc", "ALKDRec", 0.20, rankings=500.0),
+        entry("stamp", "DE", 0.03),
+        entry("stamp", "ALKDRec", 0.04),
+        Entry(HETREC, "", "item-knn", "baseline", {k: v[:1] for k, v in plain.items()}),
+    ]
+
+
+def test_the_papers_numbers_are_all_there() -> None:
+    """2 x 3 x 9 x 4 of table 1 and 2 x 3 x 6 x 2 of table 2, some of them by hand."""
+    tables = [cell.table for cell in published()]
+    assert (tables.count("table1"), tables.count("table2")) == (216, 72)
+    assert all(0 < value < 0.1 for value in published().values())
+    by_hand = {
+        ("table1", HETREC, "fpmc", "Student", "recall@10"): 0.01055,
+        ("table1", HETREC, "attmix", "DLLM2Rec", "ndcg@10"): 0.00448,
+        ("table1", GAMES, "stamp", "unKD", "recall@5"): 0.01643,
+        ("table1", GAMES, "attmix", "ALKDRec", "ndcg@10"): 0.01343,
+        ("table2", HETREC, "stamp", "Hardest", "recall@10"): 0.01582,
+        ("table2", GAMES, "fpmc", "RAD-BC", "ndcg@10"): 0.02321,
+    }
+    for where, value in by_hand.items():
+        assert published()[PublishedCell(*where)] == value
+    # What both tables print of ALKDRec is the same.
+    for cell, value in published().items():
+        if cell.table == "table2" and cell.system == "ALKDRec":
+            other = PublishedCell("table1", *(getattr(cell, n) for n in cell.__slots__[1:]))
+            assert published()[other] == value
+
+
+def test_the_sweeps_name_their_columns_as_the_paper_does() -> None:
+    systems = {cell.system for cell in published() if cell.table == "table1"}
+    assert {"DE", "FTD", "HTD", "unKD", "DSL", "DLLM2Rec", "ALKDRec"} < systems
+    assert {cell.system for cell in published() if cell.table == "table2"} == {
+        "TR",
+        "Random",
+        "Easiest",
+        "Hardest",
+        "RAD-BC",
+        "ALKDRec",
+    }
+
+
+def test_where_the_papers_number_lies() -> None:
+    found = analyse(TABLE1, entries(), RESAMPLES, 1).cells
+    student = found[HETREC, "fpmc", "student", "recall@10"]
+    assert student.paper == 0.01055
+    assert student.verdict == "inside"
+    assert found[HETREC, "fpmc", "ALKDRec", "recall@10"].verdict == "paper lower"
+    assert found[HETREC, "fpmc", "FTD", "recall@10"].ours is None
+    assert found[HETREC, "fpmc", "FTD", "recall@10"].verdict == ""
+    assert found[HETREC, "", "item-knn", "recall@10"].paper is None
+
+
+def test_the_papers_ndcg_is_held_against_its_own_kind() -> None:
+    """Its "ndcg" is another quantity; the recall is one."""
+    given = values(0.01, "own")
+    given["reference_ndcg@10"] = np.ones((SEEDS, SESSIONS))
+    one = Entry(HETREC, "fpmc", "student", "student", given)
+    cells = analyse(TABLE1, [one], RESAMPLES, 1).cells
+    ndcg = cells[HETREC, "fpmc", "student", "ndcg@10"]
+    assert ndcg.reference is not None
+    assert ndcg.reference.mean == 1
+    assert ndcg.verdict == "paper lower"
+    assert cells[HETREC, "fpmc", "student", "recall@10"].reference is None
+
+
+def test_hits_are_the_mean_over_seeds() -> None:
+    one = entries()[4]
+    cell = analyse(TABLE1, [one], RESAMPLES, 1).cells[HETREC, "fpmc", "ALKDRec", "recall@5"]
+    assert cell.hits == one.values["recall@5"].sum() / SEEDS
+    assert cell.hits == pytest.approx(cell.ours.mean * SESSIONS)  # pyright: ignore
+
+
+def test_differences_are_paired_and_corrected_within_their_metric() -> None:
+    given = entries()
+    found = analyse(TABLE1, given, RESAMPLES, 1)
+    by_metric = {
+        metric: [gap for gap in found.contrasts if gap.comparison.metric == metric]
+        for metric in TABLE_METRICS
+    }
+    # ALKDRec against student, teacher and DE with FPMC, and against DE with STAMP; not FTD.
+    assert [len(gaps) for gaps in by_metric.values()] == [4] * 4
+    measured = [e for e in given if e.values and e.role != "baseline"]
+    series = [e.values["ndcg@10"] for e in measured]
+    resampled = bootstrap(series, RESAMPLES, 1)
+    place = {(e.row, e.column): number for number, e in enumerate(measured)}
+    plain = [
+        resampled.difference(
+            *(place[one.row, one.column] for one in (gap.first, gap.second)),
+        )
+        for gap in by_metric["ndcg@10"]
+    ]
+    for gap, difference, p in zip(
+        by_metric["ndcg@10"], plain, holm([d.p_value for d in plain]), strict=True
+    ):
+        assert gap.comparison.difference.mean == pytest.approx(difference.mean)
+        assert gap.comparison.p_bootstrap == pytest.approx(p)
+    holding = {(g.second.row, g.second.column) for g in by_metric["ndcg@10"] if g.holds}
+    assert holding == {("fpmc", "student"), ("fpmc", "teacher"), ("fpmc", "DE")}
+
+
+def test_what_a_study_compares() -> None:
+    def named(study: str, *places: tuple[str, str]) -> set[tuple[str, ...]]:
+        given = [entry(row, column, 0.1) for row, column in places]
+        return {
+            (first.row, first.column, second.row, second.column)
+            for first, second in pairs(STUDIES[study], given)
+        }
+
+    grid = list(itertools.product(("100", "500"), ("random", "alkdrec-exact")))
+    assert named("figure3b", *grid) == {
+        ("500", "random", "100", "random"),
+        ("500", "alkdrec-exact", "100", "alkdrec-exact"),
+    }
+    dims = [("5", "student"), ("5", "distilled"), ("20", "distilled"), ("20", "student")]
+    assert named("figure2a", *dims, ("", "teacher")) == {
+        ("5", "distilled", "5", "student"),
+        ("20", "distilled", "20", "student"),
+    }
+
+
+def test_entries_of_fewer_seeds_are_not_compared() -> None:
+    fewer = entry("fpmc", "DE", 0.02)
+    fewer = Entry(
+        HETREC, "fpmc", "DE", "distilled", {k: v[:2] for k, v in fewer.values.items()}, "1 failed"
+    )
+    found = analyse(TABLE1, [fewer, entry("fpmc", "ALKDRec", 0.2)], RESAMPLES, 1)
+    assert found.contrasts == ()
+    assert found.cells[HETREC, "fpmc", "DE", "ndcg@5"].ours.seeds == 2  # pyright: ignore
+
+
+def test_the_layout_has_a_line_for_each_row_and_metric() -> None:
+    given = entries()
+    found = analyse(TABLE1, given, RESAMPLES, 1)
+    (grid,) = layout.grids(TABLE1, given, found)
+    assert grid.columns == ("student", "teacher", "DE", "FTD", "ALKDRec")
+    assert [(line.row, line.metric, line.is_first) for line in grid.lines[3:5]] == [
+        ("fpmc", "ndcg@10", False),
+        ("stamp", "recall@5", True),
+    ]
+    assert [entry.column for entry in grid.others] == ["item-knn"]
+    stamp = grid.lines[4]
+    assert stamp.cells[0] is None  # no student of STAMP was given
+    assert stamp.best == max(c.ours.mean for c in stamp.cells if c and c.ours)
+    # The teacher is above, but it is no distilled student.
+    assert grid.lines[0].best < found.cells[HETREC, "fpmc", "teacher", "recall@5"].ours.mean  # pyright: ignore
+
+
+def test_csv_rows_are_as_long_as_their_headers() -> None:
+    found = analyse(TABLE1, entries(), RESAMPLES, 1)
+    for lines in (layout.cell_lines(found), layout.contrast_lines(found)):
+        assert {len(line) for line in lines} == {len(lines[0])}
+    assert len(layout.cell_lines(found)) == 1 + len(found.cells)
+
+
+def test_latex_text_is_escaped() -> None:
+    assert layout.tex("50% of a_b & {c} ~ ^") == (r"50\% of a\_b \& \{c\} \textasciitilde{} \^{}")
+
+
+def test_what_is_said() -> None:
+    found = analyse(TABLE1, entries(), RESAMPLES, 1)
+    said = [str(finding) for finding in sentences.headline(TABLE1, found, [])]
+    assert any(text.startswith("Here: ALKDRec has the higher mean in") for text in said)
+    assert any("3 of these 4 differences hold" in text for text in said)
+    assert any("item-knn, is above the best distilled student" in text for text in said)
+    assert any("teacher's mean is above its student's in 1 of 1" in text for text in said)
+
+
+def test_nothing_to_compare_is_said() -> None:
+    one = Entry(HETREC, "fpmc", "ALKDRec", "distilled", {}, "5 failed")
+    found = analyse(TABLE2, [one], RESAMPLES, 1)
+    assert "Nothing could be compared" in map(
+        lambda f: f.claim, sentences.headline(TABLE2, found, [])
+    )
+    assert isinstance(found.cells[HETREC, "fpmc", "ALKDRec", "ndcg@10"], Cell)
+
+
+def test_the_published_file_is_read_as_it_stands() -> None:
+    from importlib import resources
+
+    text = (resources.files("alkd_ray.reproduction") / "published.csv").read_text("utf-8")
+    assert len(list(csv.DictReader(text.splitlines()))) == len(published()) == 288
