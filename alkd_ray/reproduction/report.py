@@ -130,31 +130,37 @@ def write(data: Reproduced, folder: Path) -> Written:
 
 
 def _figures(data: Reproduced, analysis: Analysis) -> list[Drawn]:
-    """The main metric of every distilled student, and against the money where it is known."""
-    study = data.study
+    """Every distilled student, and against the money where it is known."""
+    metrics = [MAIN_METRIC] if data.study.is_table else data.study.metrics
     found = []
     for dataset in dict.fromkeys(entry.dataset for entry in data.entries):
-        axes = [axis for axis in (study.rows, study.columns) if axis]
-        shown, before = [], set()
-        for entry in data.entries:
-            cell = analysis.cells.get((dataset, entry.row, entry.column, MAIN_METRIC))
-            if entry.dataset != dataset or cell is None or cell.ours is None:
-                continue
-            if entry.role == "student":
-                before.add(cell.ours.mean)
-            if entry.role != "distilled":
-                continue
-            ours = cell.ours
-            price = data.dollars_per_ranking.get(dataset, 0.0)
+        for metric in metrics:
+            found += _figures_of(data, analysis, dataset, metric)
+    return found
+
+
+def _figures_of(data: Reproduced, analysis: Analysis, dataset: str, metric: str) -> list[Drawn]:
+    study, price = data.study, data.dollars_per_ranking.get(dataset, 0.0)
+    shown, before = [], set()
+    for entry in data.entries:
+        cell = analysis.cells.get((dataset, entry.row, entry.column, metric))
+        if entry.dataset != dataset or cell is None or cell.ours is None:
+            continue
+        ours = cell.ours
+        if entry.role == "student":
+            before.add(ours.mean)
+        elif entry.role == "distilled":
             point = {study.rows: _number(entry.row)}
             point |= {study.columns: entry.column} if study.columns else {}
             dollars = price * (entry.rankings or 0.0)
             shown.append(Shown(point, ours.mean, ours.low, ours.high, dollars))
-        reference = before.pop() if len(before) == 1 else None
-        plot = Plot(shown, axes, f"{dataset}, test {MAIN_METRIC}", reference)
-        if len(shown) > 1:
-            found += figures.draw(plot)
-    return found
+    if len(shown) < 2:
+        return []
+    axes = [axis for axis in (study.rows, study.columns) if axis]
+    reference = before.pop() if len(before) == 1 else None
+    title = f"{dataset}, test {metric}"
+    plot = Plot(shown, axes, title, reference, what_for="one student's rankings, as priced")
+    return figures.draw(plot)
 
 
 def _number(text: str) -> str | int | float:

@@ -91,6 +91,7 @@ class Plot:
         metric: what is drawn, with its split: ``validation ndcg@10``.
         reference: the metric of the student before distillation, where all settings share it.
         unit: of the money, ``USD`` or ``simulated USD``.
+        what_for: what the money of a setting is for.
     """
 
     shown: Sequence[Shown]
@@ -98,6 +99,7 @@ class Plot:
     metric: str
     reference: float | None = None
     unit: str = "USD"
+    what_for: str = "the rankings of a setting, all seeds"
 
     def values(self, axis: str) -> list[Any]:
         """Different values of an axis: numbers by size, others by their text."""
@@ -265,8 +267,8 @@ def _money(plot: Plot, plan: Layout) -> Drawn:
         marks.sort(key=lambda mark: mark.at)
         figures.series(places[0], marks, number, joined=joined, bands=False)
     figures.number_axis(places[0], [one.dollars for one in plot.shown], ticks=False)
-    places[0].set_xlabel(f"{plot.unit} for the rankings of a setting, all seeds")
-    caption = f"{plot.metric} against what the rankings of a setting cost; bars: 95% intervals."
+    places[0].set_xlabel(f"{plot.unit} for {plot.what_for}")
+    caption = f"{plot.metric} against the {plot.unit} for {plot.what_for}; bars: 95% intervals."
     return _done(plot, places, list(series), "Marks of", caption + fewer)
 
 

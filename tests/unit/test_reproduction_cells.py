@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -65,7 +66,9 @@ def test_the_papers_numbers_are_all_there() -> None:
     # What both tables print of ALKDRec is the same.
     for cell, value in published().items():
         if cell.table == "table2" and cell.system == "ALKDRec":
-            other = PublishedCell("table1", *(getattr(cell, n) for n in cell.__slots__[1:]))
+            other = PublishedCell(
+                "table1", *(getattr(cell, field.name) for field in fields(cell)[1:])
+            )
             assert published()[other] == value
 
 
