@@ -19,11 +19,13 @@ from torch import Tensor
 from alkd_ray import artifacts
 from alkd_ray import sessions as windows_of
 from alkd_ray.recommenders import Backbone, Recommender
-from alkd_ray.types import IntArray, Ranks, SessionSet
+from alkd_ray.types import BoolArray, IntArray, Ranks, SessionSet
 
 # items [B, L], mask [B, L] -> [B, N] bool, True where an item is not to be recommended
 AlsoExclude = Callable[[Tensor, Tensor], Tensor]
 BLOCK_ROWS = 64
+ENCODED_ROWS = 1_024
+"""Windows that a backbone encodes at a time."""
 
 
 def rank_targets(
@@ -50,12 +52,13 @@ def rank_targets(
         score is not a number. A not-a-number score of another item stands above the target.
     """
     ranks = np.empty(len(sessions), np.int64)
+    below = np.empty((block_rows, recommender.num_items), bool)
     with torch.inference_mode():
         for start, scores, targets in _blocks(
             recommender, sessions, window, block_rows, exclude, also_exclude
         ):
             target_scores = scores.gather(1, targets[:, None])  # [B, 1]
-            beaten = _beaten(scores, target_scores)
+            beaten = _beaten(scores, target_scores, below)
             lost = torch.isneginf(target_scores[:, 0]) | torch.isnan(target_scores[:, 0])
             found = np.where(lost.cpu(), scores.shape[1] + 1, scores.shape[1] - beaten)
             ranks[start : start + len(scores)] = found
@@ -104,33 +107,52 @@ def read_ranks(file: Path) -> Ranks:
     )
 
 
-def _beaten(scores: Tensor, target_scores: Tensor) -> IntArray:
+def _beaten(scores: Tensor, target_scores: Tensor, below: BoolArray) -> IntArray:
     """``[B]``, how many scores of each row lie below the target's.
 
     Not "score >= target": a comparison with nan is False, and nan shall not help.
+
+    Args:
+        scores: ``[B, N]``.
+        target_scores: ``[B, 1]``.
+        below: ``[>= B, N]``, written over: memory that is used again costs no page faults.
     """
     if scores.is_cuda:
         return (scores < target_scores).sum(1).cpu().numpy()
-    # On a CPU torch compares, and adds up what it found, 4 times slower than numpy.
-    below = np.less(scores.numpy(), target_scores.numpy())
-    return below.view(np.uint8).sum(1, dtype=np.int32)
+    # On a CPU torch compares, and counts what it found, several times slower than numpy.
+    found = np.less(scores.numpy(), target_scores.numpy(), out=below[: len(scores)])
+    return np.array([np.count_nonzero(row) for row in found])
 
 
-def _scorer(recommender: Recommender, block_rows: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """The recommender's ``score``, with what every block shares worked out once.
+class _Scorer:
+    """A recommender's scores by block, with what blocks share worked out once.
 
-    A product of rows with the transposed table is 3 times slower than with a copy that lies so,
-    and memory that is used again costs no page faults.
+    A backbone's item table is, and windows are encoded many at a time. A product of rows with the
+    transposed table is 3 times slower than with a copy that lies so.
     """
-    if not isinstance(recommender, Backbone):
-        return recommender.score
-    table = recommender.item_table().T.contiguous()  # [d, N]
-    scores = table.new_empty((block_rows, table.shape[1]))
 
-    def score(items: Tensor, mask: Tensor) -> Tensor:
-        return torch.mm(recommender.encode(items, mask), table, out=scores[: len(items)])
+    def __init__(self, recommender: Recommender, items: Tensor, mask: Tensor) -> None:
+        self._recommender = recommender
+        self._items = items
+        self._mask = mask
+        self._backbone = recommender if isinstance(recommender, Backbone) else None
+        self._encoded = torch.empty(0)  # of the rows from _first on
+        self._first = 0
+        if self._backbone is not None:
+            self._table = self._backbone.item_table().T.contiguous()  # [d, N]
 
-    return score
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """``[stop - start, N]``; of a backbone, valid until the next call."""
+        if self._backbone is None:
+            return self._recommender.score(self._items[start:stop], self._mask[start:stop])
+        if stop > self._first + len(self._encoded):
+            many = slice(start, start + max(ENCODED_ROWS, stop - start))
+            self._encoded = self._backbone.encode(self._items[many], self._mask[many])
+            self._first = start
+        rows = self._encoded[start - self._first : stop - self._first]  # [B, d]
+        if start == 0:
+            self._scores = self._table.new_empty((stop, self._table.shape[1]))
+        return torch.mm(rows, self._table, out=self._scores[: len(rows)])
 
 
 def _blocks(
@@ -144,12 +166,13 @@ def _blocks(
     """First row, scores ``[B, N]`` with -inf at excluded items, targets ``[B]``; by block."""
     device = _device_of(recommender)
     batch = windows_of.windows(sessions, window)
-    score = _scorer(recommender, block_rows)
+    items, mask, targets = (
+        torch.from_numpy(part).to(device) for part in (batch.items, batch.mask, batch.targets)
+    )
+    score = _Scorer(recommender, items, mask)
     for start in range(0, len(sessions), block_rows):
         stop = min(start + block_rows, len(sessions))
-        items = torch.from_numpy(batch.items[start:stop]).to(device)
-        mask = torch.from_numpy(batch.mask[start:stop]).to(device)
-        scores = score(items, mask)  # [B, N]
+        scores = score(start, stop)  # [B, N]
         if exclude == "session":
             first, last = sessions.offsets[start], sessions.offsets[stop]
             rows = np.repeat(np.arange(stop - start), np.diff(sessions.offsets[start : stop + 1]))
@@ -160,8 +183,8 @@ def _blocks(
         where = (torch.from_numpy(rows).to(device), torch.from_numpy(excluded).to(device))
         scores[where] = -torch.inf
         if also_exclude is not None:
-            scores.masked_fill_(also_exclude(items, mask), -torch.inf)
-        yield start, scores, torch.from_numpy(batch.targets[start:stop]).to(device)
+            scores.masked_fill_(also_exclude(items[start:stop], mask[start:stop]), -torch.inf)
+        yield start, scores, targets[start:stop]
 
 
 def _top_of_block(scores: Tensor, k: int) -> IntArray:
