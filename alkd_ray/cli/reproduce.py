@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alkd_ray.plans import SharedPlan
     from alkd_ray.reproduction.cells import Cell
     from alkd_ray.reproduction.layout import Grid
+    from alkd_ray.reproduction.studies import Study
     from alkd_ray.runtime.reproduce import Outcome
     from alkd_ray.runtime.sweep import SweepListener
     from alkd_ray.sweeps.config import Sweep
@@ -34,11 +35,17 @@ ConfigsOption = Annotated[
     typer.Option(help="The folder of the sweeps' files; default: tune_configs here or beside us."),
 ]
 
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(help="One dataset alone: hetrec2011-ml or amazon-games; default: all it has."),
+]
+
 
 def reproduce(
     target: TargetArgument,
     overrides: OverridesArgument = None,
     configs: ConfigsOption = None,
+    dataset: DatasetOption = None,
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
@@ -54,13 +61,18 @@ def reproduce(
     if target not in known:
         raise InputError(f"there is no {target!r} to reproduce; known: {', '.join(known)}")
     folder = configs or _folder()
-    chosen = known[:-1] if target == ALL else [target]
+    chosen = [target]
+    if target == ALL:
+        has = [name for name, study in STUDIES.items() if dataset in (None, *study.sweeps)]
+        chosen = [*has, EFFICIENCY]
     described, worst = {}, 0
     for name in chosen:
         if name == EFFICIENCY:
             described[name] = _efficiency(folder, overrides or [], as_json)
             continue
-        described[name], status = _study(name, folder, overrides or [], as_json, yes)
+        described[name], status = _study(
+            STUDIES[name].of(dataset), folder, overrides or [], as_json, yes
+        )
         worst = max(worst, EXIT_STATUS[status])
     if as_json:
         from alkd_ray.cli.console import print_json
@@ -77,12 +89,11 @@ def _folder() -> Path:
 
 
 def _study(
-    name: str, folder: Path, overrides: list[str], as_json: bool, yes: bool
+    study: Study, folder: Path, overrides: list[str], as_json: bool, yes: bool
 ) -> tuple[dict[str, Any], Any]:
-    from alkd_ray.reproduction.studies import STUDIES
     from alkd_ray.runtime import reproduce as making
 
-    outcome = making.make(STUDIES[name], folder, overrides, _shown(as_json, yes))
+    outcome = making.make(study, folder, overrides, _shown(as_json, yes))
     if not as_json:
         _print(outcome)
     written = outcome.written

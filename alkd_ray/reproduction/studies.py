@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from alkd_ray.errors import InputError
 
 HETREC, GAMES = "hetrec2011-ml", "amazon-games"
 TABLE_METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
@@ -43,6 +45,27 @@ class Study:
     metrics: tuple[str, ...] = TABLE_METRICS
     roles: tuple[str, ...] = ("student", "teacher")
     effects: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Of its report: one dataset of several has its own."""
+        everything = STUDIES[self.name].sweeps
+        names = [self.name, *([] if self.sweeps == everything else self.sweeps)]
+        return "-".join(names)
+
+    def of(self, dataset: str | None) -> Study:
+        """The same of one dataset alone; None = as it is.
+
+        Raises:
+            InputError: it has no such dataset.
+        """
+        if dataset is None:
+            return self
+        if dataset not in self.sweeps:
+            raise InputError(
+                f"{self.name} is not made of {dataset!r}; its datasets: {', '.join(self.sweeps)}"
+            )
+        return replace(self, sweeps={dataset: self.sweeps[dataset]})
 
     @property
     def is_table(self) -> bool:

@@ -98,7 +98,7 @@ def make(study: Study, configs: Path, overrides: Sequence[str], shown: Shown) ->
         for dataset, outcome in zip(sweeps, outcomes, strict=True)
         if outcome.status != "complete"
     ]
-    written = report.write(data, root / "reproduction" / study.name)
+    written = report.write(data, root / "reproduction" / study.folder)
     return Outcome(written, worst.status, "; ".join(reasons))
 
 

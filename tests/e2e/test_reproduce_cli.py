@@ -153,6 +153,20 @@ def test_a_second_call_finds_everything(table1: tuple[CommandLine, str, Path]) -
     assert len(list((alkd.home / "distillation").iterdir())) == made
 
 
+def test_one_dataset_alone_has_a_report_of_its_own(table1: tuple[CommandLine, str, Path]) -> None:
+    alkd, _, folder = table1
+    words = ("reproduce", "table1", "--configs", str(alkd.config.parent), "sweep.engine=local")
+    answer = json.loads(alkd(*words, "--dataset", GAMES, "--json").stdout)
+    assert answer["status"] == "complete"
+    own = Path(answer["report"]).parent
+    assert own == folder.with_name(f"table1-{GAMES}")
+    assert {c["dataset"] for c in numbers(own)["cells"]} == {GAMES}
+    of_both = cell(folder, GAMES, "fpmc", "ALKDRec", "ndcg@5")
+    assert cell(own, GAMES, "fpmc", "ALKDRec", "ndcg@5")["ours"] == of_both["ours"]
+    said = alkd("reproduce", "figure2a", "--dataset", GAMES, status=2).stderr
+    assert "figure2a is not made of 'amazon-games'" in said
+
+
 def test_a_wrong_target_and_a_missing_file_are_said(tmp_path: Path) -> None:
     alkd = CommandLine(tmp_path / "home", tmp_path / "none.yaml")
     assert "known: table1, table2" in alkd("reproduce", "table3", status=2).stderr
