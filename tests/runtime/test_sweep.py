@@ -16,12 +16,13 @@ from alkd_ray.errors import InputError
 from alkd_ray.evaluation.metrics import metric_values
 from alkd_ray.evaluation.ranks import read_ranks
 from alkd_ray.pipeline import Engines
-from alkd_ray.runtime.packs import _Packs
+from alkd_ray.runtime.packs import MOST_BEGINS, _Board, _Packs
 from alkd_ray.stages import Silent
 from alkd_ray.sweeps import journal as journals
-from alkd_ray.sweeps.config import SweepConfig, load
+from alkd_ray.sweeps.config import AshaConfig, SweepConfig, load
 from alkd_ray.sweeps.queue import PackSizes, TrialQueue
 from alkd_ray.sweeps.records import Trial, TrialRecord
+from alkd_ray.sweeps.rungs import Rungs
 from alkd_ray.sweeps.search import Listed
 from tests.sweep_files import OVER, RUN, run, table, written
 
@@ -139,6 +140,16 @@ def test_a_trial_that_ends_its_process_is_given_up_and_the_rest_of_its_pack_is_r
     assert bad.state == "2 failed"
     failed = outcome.records[f"{bad.setting.id}-1"]
     assert "ended 3 times without a result" in failed.reason
+
+
+def test_only_trials_in_whose_midst_their_process_ended_are_given_up() -> None:
+    """One that came to its end is begun again by whoever takes over its pack; it is not to blame."""
+    board = _Board(Rungs(AshaConfig()))
+    for _ in range(MOST_BEGINS + 2):
+        assert board.begin("whole-1", "whole") == ""
+        board.end("whole-1")
+    begun = [board.begin("deadly-1", "deadly") for _ in range(MOST_BEGINS + 1)]
+    assert begun == [""] * MOST_BEGINS + ["failed"]
 
 
 def test_asha_ends_trials_early_and_only_by_the_metric_that_ranks(
