@@ -143,7 +143,7 @@ def test_a_trial_that_ends_its_process_is_given_up_and_the_rest_of_its_pack_is_r
 
 
 def test_only_trials_in_whose_midst_their_process_ended_are_given_up() -> None:
-    """One that came to its end is begun again by whoever takes over its pack; it is not to blame."""
+    """One that came to its end may be begun again by whoever takes over its pack."""
     board = _Board(Rungs(AshaConfig()))
     for _ in range(MOST_BEGINS + 2):
         assert board.begin("whole-1", "whole") == ""
