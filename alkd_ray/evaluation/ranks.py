@@ -117,7 +117,7 @@ def _beaten(scores: Tensor, target_scores: Tensor, below: BoolArray) -> IntArray
         target_scores: ``[B, 1]``.
         below: ``[>= B, N]``, written over: memory that is used again costs no page faults.
     """
-    if scores.is_cuda:
+    if scores.device.type != "cpu":
         return (scores < target_scores).sum(1).cpu().numpy()
     # On a CPU torch compares, and counts what it found, several times slower than numpy.
     found = np.less(scores.numpy(), target_scores.numpy(), out=below[: len(scores)])

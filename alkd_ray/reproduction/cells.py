@@ -14,8 +14,6 @@ import numpy as np
 
 from alkd_ray.evaluation.comparison import Comparison
 from alkd_ray.evaluation.statistics import (
-    LEVEL,
-    Bootstrap,
     Estimate,
     bootstrap,
     holm,
@@ -27,6 +25,9 @@ from alkd_ray.types import FloatArray
 
 Role = Literal["distilled", "student", "teacher", "baseline"]
 Verdict = Literal["", "inside", "paper higher", "paper lower"]
+
+RESAMPLES_PER_DIFFERENCE = 200
+"""Of so many, the least corrected p-value is .01, however many differences there are."""
 
 # Our names of what the paper calls otherwise.
 _PAPER_NAMES = {"student": "Student", "teacher": "Teacher"}
@@ -47,7 +48,7 @@ class Entry:
         column: its system, as text.
         role: what kind of system it is.
         values: metric -> ``[R, S]`` float64, by seed and test session; {} = it has no result.
-        missing: why it has none, or lacks some seeds.
+        missing: why it has none.
         rankings: LLM rankings that one seed's training read; None = it reads none.
         setting: id of its setting in the sweep; "" for a baseline.
         runs: ids of its trials, in MLflow and the journal.
@@ -88,9 +89,14 @@ class Cell:
     paper: float | None = None
 
     @property
+    def held(self) -> Estimate | None:
+        """What the paper's number is held against."""
+        return self.reference or self.ours
+
+    @property
     def verdict(self) -> Verdict:
         """Where the paper's number lies to our interval of the same quantity."""
-        held = self.reference or self.ours
+        held = self.held
         if held is None or self.paper is None:
             return ""
         # The paper prints five decimals.
@@ -118,7 +124,7 @@ class Contrasted:
     def holds(self) -> bool:
         """Whether the difference is shown after Holm's correction."""
         gap = self.comparison
-        return not gap.difference.covers_zero and gap.p_bootstrap < 1 - LEVEL
+        return gap.verdict in ("higher", "lower")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +133,15 @@ class Analysis:
 
     Attributes:
         cells: (dataset, row, column, metric) -> cell.
-        contrasts: in the order of the metrics, then of the entries.
+        contrasts: the study's differences, in the order of the metrics, then of the entries.
+        teachers: each teacher - its student, corrected among themselves.
+        resamples: bootstrap resamples.
     """
 
     cells: Mapping[tuple[str, str, str, str], Cell]
     contrasts: tuple[Contrasted, ...]
+    teachers: tuple[Contrasted, ...]
+    resamples: int
 
 
 def analyse(study: Study, entries: Sequence[Entry], resamples: int, seed: int) -> Analysis:
@@ -139,26 +149,29 @@ def analyse(study: Study, entries: Sequence[Entry], resamples: int, seed: int) -
 
     Args:
         study: what is shown and compared.
-        entries: of all datasets; those of one dataset have the same test sessions.
-        resamples: bootstrap resamples.
+        entries: of all datasets; those of one dataset have the same test sessions and seeds.
+        resamples: least number of bootstrap resamples; more are drawn where Holm's correction
+            could not be passed otherwise.
         seed: of the resampling.
     """
     cells: dict[tuple[str, str, str, str], Cell] = {}
     gaps: dict[str, list[Contrasted]] = {metric: [] for metric in study.metrics}
+    teachers: dict[str, list[Contrasted]] = {metric: [] for metric in study.metrics}
+    resamples = max(resamples, RESAMPLES_PER_DIFFERENCE * len(_comparable(study, entries)))
     for dataset in dict.fromkeys(entry.dataset for entry in entries):
         inside = [entry for entry in entries if entry.dataset == dataset]
-        measured = _Measured.of([entry for entry in inside if entry.values], resamples, seed)
+        measured = _Measured([entry for entry in inside if entry.values], resamples, seed)
         for entry in inside:
             for metric in study.metrics:
                 key = (dataset, entry.row, entry.column, metric)
                 cells[key] = _cell(study, entry, metric, measured)
         for metric in study.metrics:
-            gaps[metric] += [
-                measured.contrast(first, second, metric)
-                for first, second in pairs(study, inside)
-                if _pair_up(first, second, metric)
-            ]
-    return Analysis(cells, tuple(gap for metric in gaps for gap in _corrected(gaps[metric])))
+            for found, compared in (
+                (gaps, _comparable(study, inside)),
+                (teachers, _with_results(_teachers(inside))),
+            ):
+                found[metric] += [measured.contrast(*pair, metric) for pair in compared]
+    return Analysis(cells, _corrected(gaps), _corrected(teachers), resamples)
 
 
 def pairs(study: Study, entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
@@ -181,43 +194,50 @@ def pairs(study: Study, entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
     return found
 
 
-def _pair_up(first: Entry, second: Entry, metric: str) -> bool:
-    """Both have results, of the same seeds."""
-    if not (first.values and second.values):
-        return False
-    return len(first.values[metric]) == len(second.values[metric])
+def _comparable(study: Study, entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
+    """The differences that a study takes, of all datasets, where both sides have results."""
+    found = []
+    for dataset in dict.fromkeys(entry.dataset for entry in entries):
+        found += pairs(study, [entry for entry in entries if entry.dataset == dataset])
+    return _with_results(found)
+
+
+def _teachers(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
+    """Each teacher and the student of its row."""
+    students = {entry.row: entry for entry in entries if entry.role == "student"}
+    return [
+        (entry, students[entry.row])
+        for entry in entries
+        if entry.role == "teacher" and entry.row in students
+    ]
+
+
+def _with_results(found: Sequence[tuple[Entry, Entry]]) -> list[tuple[Entry, Entry]]:
+    return [(first, second) for first, second in found if first.values and second.values]
 
 
 class _Measured:
     """The entries of one dataset, resampled together."""
 
-    def __init__(self, resampled: Mapping[int, Bootstrap], place: dict[tuple[int, str], int]):
-        self._resampled = resampled
-        self._place = place
-
-    @classmethod
-    def of(cls, entries: Sequence[Entry], resamples: int, seed: int) -> _Measured:
-        # Entries that lack a seed are drawn among their like; single runs go with any.
-        groups: dict[int, list[FloatArray]] = {}
-        place = {}
+    def __init__(self, entries: Sequence[Entry], resamples: int, seed: int) -> None:
+        series: list[FloatArray] = []
+        self._place: dict[tuple[int, str], int] = {}
         for entry in entries:
             for metric, values in entry.values.items():
-                series = groups.setdefault(len(values), [])
-                place[id(entry), metric] = len(series)
+                self._place[id(entry), metric] = len(series)
                 series.append(values)
-        return cls(
-            {seeds: bootstrap(series, resamples, seed) for seeds, series in groups.items()}, place
-        )
+        self._resampled = bootstrap(series, resamples, seed) if series else None
 
     def estimate(self, entry: Entry, metric: str) -> Estimate | None:
-        values = entry.values.get(metric)
-        if values is None:
+        place = self._place.get((id(entry), metric))
+        if self._resampled is None or place is None:
             return None
-        return self._resampled[len(values)].estimate(self._place[id(entry), metric])
+        return self._resampled.estimate(place)
 
     def contrast(self, first: Entry, second: Entry, metric: str) -> Contrasted:
+        assert self._resampled is not None
         values = first.values[metric], second.values[metric]
-        gap = self._resampled[len(values[0])].difference(
+        gap = self._resampled.difference(
             self._place[id(first), metric], self._place[id(second), metric]
         )
         t_test = paired_t_test(*values)
@@ -245,7 +265,12 @@ def _cell(study: Study, entry: Entry, metric: str, measured: _Measured) -> Cell:
     )
 
 
-def _corrected(gaps: Sequence[Contrasted]) -> list[Contrasted]:
+def _corrected(by_metric: Mapping[str, Sequence[Contrasted]]) -> tuple[Contrasted, ...]:
+    """All of them, those of one metric corrected together."""
+    return tuple(gap for gaps in by_metric.values() for gap in _holm(gaps))
+
+
+def _holm(gaps: Sequence[Contrasted]) -> list[Contrasted]:
     by_bootstrap = holm([gap.comparison.p_bootstrap for gap in gaps])
     by_t_test = holm([gap.comparison.p_t_test for gap in gaps])
     return [

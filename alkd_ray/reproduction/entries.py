@@ -77,7 +77,6 @@ class _Collector:
     def _distilled(self, standing: Standing) -> Entry:
         setting = standing.setting
         trials = self._trials(standing)
-        folder = f"../../sweeps/{self.finished.sweep.sweep_id}/report"
         keys = [self.finished.tested[trial]["distilled"] for trial in trials]
         models = [self._model("distilled", trial) for trial in trials]
         return Entry(
@@ -86,12 +85,17 @@ class _Collector:
             self._column(standing),
             "distilled",
             self._values(keys, models),
-            "" if trials else standing.state,
+            "" if trials else standing.state.replace("whole", "not tested"),
             self._rankings(standing),
             setting.id,
             tuple(trials),
-            f"{folder}/sweep.html#setting-{setting.id}",
+            self._link(standing),
         )
+
+    def _link(self, standing: Standing) -> str:
+        """To the setting in the sweep's report."""
+        folder = f"../../sweeps/{self.finished.sweep.sweep_id}/report"
+        return f"{folder}/sweep.html#setting-{standing.setting.id}"
 
     def _before(self, standings: Sequence[Standing]) -> Iterator[Entry]:
         """Students and teachers, of each row; of none where all rows share them."""
@@ -109,7 +113,16 @@ class _Collector:
                 values = self._values(keys, models)
                 for row in [""] if shared else rows:
                     kind: Role = "student" if role == "student" else "teacher"
-                    yield Entry(self.finished.dataset, row, role, kind, values)
+                    yield Entry(
+                        self.finished.dataset,
+                        row,
+                        role,
+                        kind,
+                        values,
+                        setting=group[0].setting.id,
+                        runs=tuple(self._trials(group[0])),
+                        link=self._link(group[0]),
+                    )
 
     def _baselines(self) -> Iterator[Entry]:
         for name in self.context.config.evaluation.baselines:
@@ -119,13 +132,19 @@ class _Collector:
             )
 
     def _of_main(self, standings: Sequence[Standing]) -> list[Standing]:
-        """One setting of each row: that whose student the others are held against."""
-        by_row: dict[str, Standing] = {}
-        for one in standings:
-            row = self._row(one)
-            if row not in by_row or self._column(one) == self.study.main:
-                by_row[row] = one
-        return list(by_row.values())
+        """One tested setting of each row: the main one, or another with the same student."""
+        found = []
+        for row in dict.fromkeys(map(self._row, standings)):
+            inside = [one for one in standings if self._row(one) == row]
+            main = next((o for o in inside if self._column(o) == self.study.main), inside[0])
+            student = self._config(main.setting.point).student
+            alike = [
+                one
+                for one in (main, *inside)
+                if self._trials(one) and self._config(one.setting.point).student == student
+            ]
+            found += alike[:1]
+        return found
 
     def _values(self, keys: Sequence[str], models: Sequence[StageOutput]) -> dict[str, FloatArray]:
         """Metric -> ``[R, S]``; of tables, that of the paper as well."""

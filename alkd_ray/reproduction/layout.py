@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from alkd_ray.evaluation.statistics import Estimate
 from alkd_ray.evaluation.wording import metric as metric_text
 from alkd_ray.reproduction.cells import Analysis, Cell, Entry
 from alkd_ray.reproduction.studies import Study
 
 _MARKS = {"paper higher": "↑", "paper lower": "↓", "inside": "", "": ""}
 _TEX_MARKS = {"paper higher": r"$^\uparrow$", "paper lower": r"$^\downarrow$", "inside": "", "": ""}
-_TEX_SPECIAL = {**{c: f"\\{c}" for c in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\^{}"}
+_TEX_SPECIAL = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\^{}",
+    "\\": r"\textbackslash{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +115,12 @@ def cell_lines(analysis: Analysis) -> list[list[Any]]:
 
 
 def contrast_lines(analysis: Analysis) -> list[list[Any]]:
-    """A row for each difference, header first."""
+    """A row for each difference, those of teachers and students last; header first."""
     header = ["dataset", "row", "system", "second row", "second system", "metric", "difference"]
     header += ["low", "high", "standard error", "least detectable", "p bootstrap, Holm"]
     header += ["p t-test, Holm", "holds"]
     lines: list[list[Any]] = [header]
-    for gap in analysis.contrasts:
+    for gap in (*analysis.contrasts, *analysis.teachers):
         test, difference = gap.comparison, gap.comparison.difference
         lines.append(
             [
@@ -125,18 +133,19 @@ def contrast_lines(analysis: Analysis) -> list[list[Any]]:
     return lines
 
 
-def latex(study: Study, tables: Sequence[Grid]) -> str:
+def latex(study: Study, tables: Sequence[Grid], analysis: Analysis) -> str:
     r"""The tables for a paper: ``\usepackage{booktabs}``, ours above, the published below."""
-    return "\n\n".join(_latex_table(study, grid) for grid in tables) + "\n"
+    return "\n\n".join(_latex_table(study, grid, analysis) for grid in tables) + "\n"
 
 
-def _latex_table(study: Study, grid: Grid) -> str:
+def _latex_table(study: Study, grid: Grid, analysis: Analysis) -> str:
     columns = " & ".join(map(tex, grid.columns))
     lines = [
         r"\begin{table*}",
         rf"\caption{{{tex(study.title)}, {tex(grid.dataset)}. "
-        "Means over seeds with 95\\% intervals over seeds and sessions; in parentheses the "
-        "published number, with an arrow where it lies outside.}",
+        f"Means over seeds with 95\\% intervals over {_covers(grid)}; below those of ndcg the "
+        "quantity that the paper calls so; in parentheses the published number, with an arrow "
+        "where it lies outside.}",
         r"\centering\scriptsize",
         rf"\begin{{tabular}}{{ll{'r' * len(grid.columns)}}}",
         r"\toprule",
@@ -145,22 +154,42 @@ def _latex_table(study: Study, grid: Grid) -> str:
     for line in grid.lines:
         if line.is_first:
             lines.append(r"\midrule")
-        name = tex(line.row) if line.is_first else ""
-        cells = " & ".join(_latex_cell(cell, line) for cell in line.cells)
+        # In braces: a bracket after a rule, or after the end of a row, would be its option.
+        name = f"{{{tex(line.row)}}}" if line.is_first else ""
+        cells = " & ".join(_latex_cell(cell, line.best) for cell in line.cells)
         lines.append(rf"{name} & {tex(line.metric)} & {cells} \\")
+    for entry in grid.others:
+        lines.append(r"\midrule")
+        for metric in study.metrics:
+            cell = analysis.cells[grid.dataset, "", entry.column, metric]
+            shown = rf"\multicolumn{{{len(grid.columns)}}}{{l}}{{{_latex_cell(cell, None)}}}"
+            name = tex(entry.column) if metric == study.metrics[0] else ""
+            lines.append(rf"{name} & {tex(metric)} & {shown} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}"])
 
 
-def _latex_cell(cell: Cell | None, line: Line) -> str:
+def _latex_cell(cell: Cell | None, best: float | None) -> str:
     if cell is None or cell.ours is None:
         return "--"
     ours = metric_text(cell.ours.mean)
-    if cell.entry.role == "distilled" and cell.ours.mean == line.best:
+    if cell.entry.role == "distilled" and cell.ours.mean == best:
         ours = rf"\textbf{{{ours}}}"
-    parts = [ours, f"[{metric_text(cell.ours.low)}, {metric_text(cell.ours.high)}]"]
+    parts = [ours, _interval(cell.ours)]
+    if cell.reference is not None and cell.paper is not None:
+        parts += [metric_text(cell.reference.mean), _interval(cell.reference)]
     if cell.paper is not None:
         parts.append(f"({metric_text(cell.paper)}{_TEX_MARKS[cell.verdict]})")
-    return r"\shortstack[r]{" + r"\\".join(parts) + "}"
+    # The empty group keeps a bracket in the next line from being the length of the break.
+    return r"\shortstack[r]{" + r"\\{}".join(parts) + "}"
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"[{metric_text(estimate.low)}, {metric_text(estimate.high)}]"
+
+
+def _covers(grid: Grid) -> str:
+    found = [c.ours.covers for line in grid.lines for c in line.cells if c and c.ours]
+    return found[0] if found else "sessions"
 
 
 def tex(text: str) -> str:
@@ -172,6 +201,7 @@ def as_json(
     study: Study, analysis: Analysis, findings: Sequence[str], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Every number."""
+    header, *contrasts = contrast_lines(analysis)
     return {
         "study": study.name,
         "title": study.title,
@@ -197,8 +227,5 @@ def as_json(
             }
             for cell in analysis.cells.values()
         ],
-        "contrasts": [
-            dict(zip(contrast_lines(analysis)[0], line, strict=True))
-            for line in contrast_lines(analysis)[1:]
-        ],
+        "contrasts": [dict(zip(header, line, strict=True)) for line in contrasts],
     }

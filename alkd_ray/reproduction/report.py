@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alkd_ray import __version__, artifacts
-from alkd_ray.evaluation.wording import Finding
+from alkd_ray.evaluation.wording import FEW_SEEDS, Finding
 from alkd_ray.report import page_environment
 from alkd_ray.reproduction import layout
 from alkd_ray.reproduction.cells import Analysis, Entry, analyse
@@ -20,6 +20,7 @@ from alkd_ray.sweeps.figures import Drawn, Plot, Shown
 from alkd_ray.sweeps.tables import as_csv
 
 PAGE = "reproduction.html"
+BOOTSTRAP_SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,7 @@ class Reproduced:
         study: the table or figure.
         entries: its systems.
         finished: its sweeps.
-        resamples: bootstrap resamples.
-        seeds: of every setting.
+        resamples: least number of bootstrap resamples.
         notes: what limits the numbers.
         dollars_per_ranking: dataset -> what an LLM's ranking is priced at; {} = unknown.
         tables: further tables.
@@ -56,7 +56,6 @@ class Reproduced:
     entries: Sequence[Entry]
     finished: Sequence[Finished]
     resamples: int
-    seeds: tuple[int, ...]
     notes: Sequence[str] = ()
     dollars_per_ranking: Mapping[str, float] = field(default_factory=dict)
     tables: Sequence[Table] = ()
@@ -82,15 +81,16 @@ class Written:
 def write(data: Reproduced, folder: Path) -> Written:
     """The page, the same as Markdown and JSON, the LaTeX table, cells and differences as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
-    analysis = analyse(data.study, data.entries, data.resamples, data.seeds[0])
+    analysis = analyse(data.study, data.entries, data.resamples, BOOTSTRAP_SEED)
     tables = layout.grids(data.study, data.entries, analysis)
     findings = headline(data.study, analysis, data.finished)
+    notes = [*data.study.notes, *data.notes, *_cautions(data)]
     facts = {
         "generated": f"alkd_ray {__version__}",
         "sweeps": [one.sweep.sweep_id for one in data.finished],
-        "seeds": list(data.seeds),
-        "resamples": data.resamples,
-        "notes": list(data.notes),
+        "seeds": {one.dataset: one.sweep.seeds for one in data.finished},
+        "resamples": analysis.resamples,
+        "notes": notes,
         "seconds": {one.dataset: round(one.seconds, 1) for one in data.finished},
     }
     failed = [
@@ -105,7 +105,8 @@ def write(data: Reproduced, folder: Path) -> Written:
         "analysis": analysis,
         "grids": tables,
         "headline": findings,
-        "notes": data.notes,
+        "notes": notes,
+        "seeds": _seeds(data),
         "failed": failed,
         "mark": layout.mark,
         "generated": facts["generated"],
@@ -119,7 +120,7 @@ def write(data: Reproduced, folder: Path) -> Written:
     artifacts.write_text(folder / PAGE, page + "\n")
     text = environment.get_template("reproduction.md").render(shown)
     artifacts.write_text(folder / "reproduction.md", text + "\n")
-    artifacts.write_text(folder / "table.tex", layout.latex(data.study, tables))
+    artifacts.write_text(folder / "table.tex", layout.latex(data.study, tables, analysis))
     artifacts.write_text(folder / "cells.csv", as_csv(layout.cell_lines(analysis)))
     artifacts.write_text(folder / "differences.csv", as_csv(layout.contrast_lines(analysis)))
     artifacts.write_json(
@@ -127,6 +128,27 @@ def write(data: Reproduced, folder: Path) -> Written:
         layout.as_json(data.study, analysis, [str(finding) for finding in findings], facts),
     )
     return Written(folder, findings, tables, analysis)
+
+
+def _seeds(data: Reproduced) -> str:
+    """``5 seeds``, or those of each dataset."""
+    counts = {one.dataset: len(one.sweep.seeds) for one in data.finished}
+    if len(set(counts.values())) == 1:
+        return _counted(next(iter(counts.values())))
+    return ", ".join(f"{_counted(count)} ({dataset})" for dataset, count in counts.items())
+
+
+def _counted(seeds: int) -> str:
+    return f"{seeds} seed{'s' if seeds != 1 else ''}"
+
+
+def _cautions(data: Reproduced) -> list[str]:
+    return [
+        f"{one.dataset}: {_counted(len(one.sweep.seeds))} only; where training runs differ much, "
+        f"the intervals are too narrow. Use at least {FEW_SEEDS}."
+        for one in data.finished
+        if len(one.sweep.seeds) < FEW_SEEDS
+    ]
 
 
 def _figures(data: Reproduced, analysis: Analysis) -> list[Drawn]:

@@ -32,6 +32,7 @@ class Study:
         metrics: shown.
         roles: of the models shown beside the distilled students, once for each row.
         effects: whether the selected sessions are looked at afterwards.
+        notes: what its reader has to know of how it was made.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Study:
     metrics: tuple[str, ...] = TABLE_METRICS
     roles: tuple[str, ...] = ("student", "teacher")
     effects: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -86,6 +88,16 @@ STUDIES = {
             "method",
             "columns",
             "ALKDRec",
+            notes=(
+                "All methods go on from the same teachers and students, but for DSL, which has no "
+                "teacher and a student of 20 dimensions at density .5: the weights of one of 10.",
+                "DLLM2Rec reads all recorded rankings, about two thirds (HetRec) and less than "
+                "half (Games) of the training sessions; its text embeddings are off.",
+                "AttMix on HetRec is pretrained with one sampled negative, as published; all "
+                "distillations go on with the in-batch pairwise loss (DLLM2Rec with its own).",
+                "The methods' weights are the best of three on the validation sessions of HetRec "
+                "with FPMC (tune_configs/tuning.yaml); ALKDRec has the paper's settings.",
+            ),
         ),
         Study(
             "table2",

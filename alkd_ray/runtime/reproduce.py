@@ -22,7 +22,7 @@ from alkd_ray.reproduction.studies import GAMES, HETREC, Study
 from alkd_ray.runtime import sweep as running
 from alkd_ray.runtime.sweep import SweepListener, SweepOutcome
 from alkd_ray.stages import Context, Silent
-from alkd_ray.sweeps.config import Sweep, load
+from alkd_ray.sweeps.config import OWN, Sweep, load
 from alkd_ray.sweeps.tables import as_csv
 from alkd_ray.types import RunStatus
 
@@ -77,6 +77,12 @@ def make(study: Study, configs: Path, overrides: Sequence[str], shown: Shown) ->
             outcome = running.execute(sweep, listener, approve)
         outcomes.append(outcome)
         finished.append(_finished(dataset, outcome, time.perf_counter() - started))
+    worst = max(outcomes, key=lambda outcome: WORSE.index(outcome.status))
+    reasons = [
+        f"{dataset}: {outcome.status}, {outcome.reason}"
+        for dataset, outcome in zip(sweeps, outcomes, strict=True)
+        if outcome.status != "complete"
+    ]
     entries = [entry for one in finished for entry in entries_of(study, one, root)]
     prices = _prices(finished, root)
     tables = [_asked(entries, prices)]
@@ -87,36 +93,43 @@ def make(study: Study, configs: Path, overrides: Sequence[str], shown: Shown) ->
         entries,
         finished,
         finished[0].sweep.of({}).evaluation.resamples,
-        tuple(finished[0].sweep.seeds),
-        [note for one in finished for note in _notes(one, root)],
+        [*reasons, *(note for one in finished for note in _notes(one, root))],
         prices,
         tables,
     )
-    worst = max(outcomes, key=lambda outcome: WORSE.index(outcome.status))
-    reasons = [
-        f"{dataset}: {outcome.reason}"
-        for dataset, outcome in zip(sweeps, outcomes, strict=True)
-        if outcome.status != "complete"
-    ]
     written = report.write(data, root / "reproduction" / study.folder)
     return Outcome(written, worst.status, "; ".join(reasons))
 
 
-def measure_efficiency(configs: Path, overrides: Sequence[str]) -> dict[str, Efficiency]:
-    """What annotating would cost, by dataset; kept as ``efficiency.csv`` below the run root.
+def measure_efficiency(
+    configs: Path, overrides: Sequence[str], dataset: str | None = None
+) -> dict[str, Efficiency]:
+    """What annotating would cost, by dataset; kept below the run root as CSV, the notes as text.
+
+    Args:
+        configs: the folder with the runs' files.
+        overrides: ``key=value``; those of sweeps (``sweep.key=value``) are not for it.
+        dataset: one alone; None = all.
 
     Raises:
-        InputError: a run's file is not there, or bad.
+        InputError: a run's file is not there, or bad; or there is no such dataset.
     """
+    if dataset not in (None, *RUNS):
+        raise InputError(f"there is no dataset {dataset!r}; known: {', '.join(RUNS)}")
     root = artifacts.run_root()
+    of_runs = [text for text in overrides if not text.startswith(OWN)]
     found = {}
-    for dataset, name in RUNS.items():
-        run = load_run(_file(configs, name), list(overrides))
-        found[dataset] = efficiency.measure(run, root, Silent())
-    lines = [line for one in found.values() for line in efficiency.table(one)]
+    for name, file in RUNS.items():
+        if dataset in (None, name):
+            run = load_run(_file(configs, file), of_runs)
+            found[name] = efficiency.measure(run, root, Silent())
+    tables = [efficiency.table(one) for one in found.values()]
+    lines = [tables[0][0], *(line for table in tables for line in table[1:])]
+    notes = [f"{name}: {note}" for name, one in found.items() for note in one.notes]
     folder = root / "reproduction" / "efficiency"
     folder.mkdir(parents=True, exist_ok=True)
     artifacts.write_text(folder / "efficiency.csv", as_csv(lines))
+    artifacts.write_text(folder / "notes.txt", "\n".join(notes) + "\n")
     return found
 
 
@@ -165,16 +178,19 @@ def _prices(finished: Sequence[Finished], root: Path) -> dict[str, float]:
 
 def _asked(entries: Sequence[Entry], prices: Mapping[str, float]) -> Table:
     """LLM rankings that each system needs, and what they would cost."""
-    lines: list[list[object]] = [["dataset", "row", "system", "LLM rankings a seed", "USD"]]
+    lines: list[list[object]] = [["dataset", "row", "system", "LLM rankings read, by seed", "USD"]]
     for entry in entries:
         if entry.role == "distilled":
             rankings = entry.rankings or 0.0
             price = prices.get(entry.dataset)
             dollars = None if price is None else round(rankings * price, 2)
             lines.append([entry.dataset, entry.row, entry.column, round(rankings), dollars])
-    note = "Recorded rankings, so nothing was paid here. "
-    note += f"USD: {efficiency.MODEL} answering in {PRICED_FORM}, tokens estimated (efficiency)."
-    return Table("What each asks for", lines, note if prices else "")
+    note = (
+        "Recorded rankings were replayed. USD: what so many would cost with "
+        f"{efficiency.MODEL} answering in {PRICED_FORM}, tokens estimated (alkd reproduce "
+        "efficiency); unusable answers, which cost as well, are not counted."
+    )
+    return Table("What each reads of the LLM", lines, note if prices else "")
 
 
 def _seen_afterwards(finished: Finished, root: Path) -> Table:

@@ -68,7 +68,7 @@ def cell(folder: Path, dataset: str, row: str, system: str, metric: str) -> dict
 
 def test_ours_stands_beside_the_papers(table1: tuple[CommandLine, str, Path]) -> None:
     _, said, folder = table1
-    assert "(0.0102" in said  # the paper's ndcg@10 of ALKDRec with FPMC on HetRec
+    assert "(0.0215" in said  # the paper's recall@10 of ALKDRec with FPMC on HetRec
     page = (folder / "reproduction.html").read_text("utf-8")
     assert "Table 1" in page
     assert "http" not in page.split("<svg")[0].replace('xmlns="http', "")  # needs nothing else
@@ -122,21 +122,22 @@ def gaps(folder: Path) -> list[dict]:
         return list(csv.DictReader(opened))
 
 
-def test_p_values_are_corrected_within_a_metric(table1: tuple[CommandLine, str, Path]) -> None:
-    """No corrected p-value is below the least that the number of comparisons allows."""
+def test_the_teachers_are_held_against_their_students(
+    table1: tuple[CommandLine, str, Path],
+) -> None:
     found = [gap for gap in gaps(table1[2]) if gap["metric"] == "ndcg@10"]
-    # Two backbones: student, teacher and DE on HetRec, student and teacher on Games.
-    assert len(found) == 2 * 3 + 2 * 2
-    least = 2 / (1 + RUN_OF_TABLES["evaluation"]["resamples"])
-    assert all(float(gap["p bootstrap, Holm"]) >= least for gap in found)
-    assert min(float(gap["p bootstrap, Holm"]) for gap in found) >= len(found) * least * 0.999
+    # Two backbones: student, teacher and DE on HetRec, student and teacher on Games; and the
+    # teachers against the students of both.
+    assert len(found) == (2 * 3 + 2 * 2) + 2 * 2
+    pairs = [(gap["system"], gap["second system"]) for gap in found]
+    assert pairs.count(("teacher", "student")) == 4
 
 
 def test_the_table_for_a_paper_is_whole(table1: tuple[CommandLine, str, Path]) -> None:
     text = (table1[2] / "table.tex").read_text("utf-8")
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
     body = [line for line in text.splitlines() if line.endswith(r"\\") and "recall" in line]
-    columns = {line.count(" & ") for line in body if line.startswith(("fpmc", "stamp"))}
+    columns = {line.count(" & ") for line in body if line.startswith(("{fpmc}", "{stamp}"))}
     assert columns == {4 + 2, 2 + 2}  # student, teacher, DE, FTD, ALKDRec; without DE and FTD
     assert r"\textbf{" in text
 
@@ -162,7 +163,8 @@ def test_one_dataset_alone_has_a_report_of_its_own(table1: tuple[CommandLine, st
     assert own == folder.with_name(f"table1-{GAMES}")
     assert {c["dataset"] for c in numbers(own)["cells"]} == {GAMES}
     of_both = cell(folder, GAMES, "fpmc", "ALKDRec", "ndcg@5")
-    assert cell(own, GAMES, "fpmc", "ALKDRec", "ndcg@5")["ours"] == of_both["ours"]
+    # Fewer differences, so fewer resamples: the interval may move, the mean may not.
+    assert cell(own, GAMES, "fpmc", "ALKDRec", "ndcg@5")["ours"]["mean"] == of_both["ours"]["mean"]
     said = alkd("reproduce", "figure2a", "--dataset", GAMES, status=2).stderr
     assert "figure2a is not made of 'amazon-games'" in said
 

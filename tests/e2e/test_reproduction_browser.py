@@ -56,7 +56,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plain = {metric: one[:1] for metric, one in values(0.3, "plain").items()}
     entries.append(Entry(HETREC, "", "sequential-rules", "baseline", plain))
     table = Table("What each asks for", [["system", "rankings"], ["ALKDRec", 500]], "A note.")
-    data = Reproduced(STUDIES["table1"], entries, [], 200, (1, 2, 3), tables=[table])
+    data = Reproduced(STUDIES["table1"], entries, [], 200, tables=[table])
     report.write(data, folder)
     framed = escape((folder / report.PAGE).read_text("utf-8") + PROBE)
     for width in WIDTHS:
