@@ -169,8 +169,28 @@ def test_one_dataset_alone_has_a_report_of_its_own(table1: tuple[CommandLine, st
     assert "figure2a is not made of 'amazon-games'" in said
 
 
+def test_efficiency_prices_some_sessions_against_all(
+    published_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The paper's 8.6 and 347.0 USD for Games lie within ours; a sweep's override is no matter."""
+    monkeypatch.setenv("ALKD_DATA_DIR", str(published_data))
+    alkd = CommandLine(tmp_path / "home", tmp_path / "none.yaml")
+    words = ("reproduce", "efficiency", "sweep.engine=local", "--dataset", GAMES)
+    (found,) = json.loads(alkd(*words, "--json").stdout).values()
+    for row in found["rows"]:
+        if row["published"] and row["form"] == "numbers":
+            assert row["dollars"]["low"] < row["published"]["dollars"] < row["dollars"]["high"]
+    assert sum(row["published"] is not None for row in found["rows"]) == 2 * 2
+    folder = alkd.home / "reproduction" / "efficiency"
+    lines = (folder / "efficiency.csv").read_text("utf-8").splitlines()
+    assert len(lines) == 1 + len(found["rows"])
+    assert f"{GAMES}: Prices: " in (folder / "notes.txt").read_text("utf-8")
+
+
 def test_a_wrong_target_and_a_missing_file_are_said(tmp_path: Path) -> None:
     alkd = CommandLine(tmp_path / "home", tmp_path / "none.yaml")
     assert "known: table1, table2" in alkd("reproduce", "table3", status=2).stderr
+    for words in (("all",), ("efficiency",)):
+        assert "'movies'" in alkd("reproduce", *words, "--dataset", "movies", status=2).stderr
     said = alkd("reproduce", "figure2a", "--configs", str(tmp_path), status=2).stderr
     assert "figure2_dims.yaml: there is no such file" in said
