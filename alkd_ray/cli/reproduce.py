@@ -133,19 +133,23 @@ def _print(outcome: Outcome) -> None:
 
 
 def _table(grid: Grid) -> Any:
+    """A line for each system, or for each row of the study, whichever is narrower."""
     from rich.table import Table
 
     metric = next((line.metric for line in grid.lines if line.metric == SHOWN_METRIC), "")
-    table = Table(
-        title=f"{grid.dataset}, test {metric}: ours, its 95% interval (the paper's)",
-        title_justify="left",
-    )
+    lines = [line for line in grid.lines if line.metric == metric]
+    title = f"{grid.dataset}, test {metric}: ours (the paper's), 95% interval of ours"
+    table = Table(title=title, title_justify="left")
+    texts = [[_cell(cell) for cell in line.cells] for line in lines]
+    rows, columns = [line.row for line in lines], list(grid.columns)
+    if len(columns) > len(rows):
+        texts = [list(column) for column in zip(*texts, strict=True)]
+        rows, columns = columns, rows
     table.add_column("")
-    for column in grid.columns:
+    for column in columns:
         table.add_column(column, justify="right")
-    for line in grid.lines:
-        if line.metric == metric:
-            table.add_row(line.row, *map(_cell, line.cells))
+    for row, cells in zip(rows, texts, strict=True):
+        table.add_row(row, *cells)
     return table
 
 
@@ -154,9 +158,9 @@ def _cell(cell: Cell | None) -> str:
 
     if cell is None or cell.ours is None:
         return "-"
+    paper = "" if cell.paper is None else f" ({cell.paper:.4f}{mark(cell)})"
     low, high = (f"{number:.4f}".removeprefix("0") for number in (cell.ours.low, cell.ours.high))
-    text = f"{cell.ours.mean:.4f}\n{low}-{high}"
-    return text if cell.paper is None else f"{text}\n({cell.paper:.4f}{mark(cell)})"
+    return f"{cell.ours.mean:.4f}{paper}\n{low}-{high}"
 
 
 def _efficiency(
