@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -88,7 +89,7 @@ def distilled(
 def check_without_weight(method: str, name: str, training: TrainingConfig) -> None:
     """With lambda 0 the method is training on the sessions, to the bit."""
     knowledge, plain = knowledge_of(), make(name, item_bias=True)
-    rows = session_rows_of(plain, knowledge, training)
+    rows = session_rows_of(knowledge, training)
     wanted = train_rows(
         plain, rows, knowledge.valid, training, WINDOW, 1, purpose="distillation", keep_start=True
     )
@@ -129,16 +130,11 @@ def trained_with(
 
 def rows_and_teacher(training: TrainingConfig) -> tuple[Rows, FrozenTeacher]:
     knowledge = knowledge_of()
-    rows = session_rows_of(make(), knowledge, training)
+    rows = session_rows_of(knowledge, training)
     return rows, FrozenTeacher.of(knowledge.teacher, rows, "a test")
 
 
 def batch_with_repeats(rows: Rows) -> RowBatch:
-    """Eight rows of six windows; some positives are repeated as well."""
-    batch = rows.take(torch.tensor([3, 1, 7, 3, 20, 1, 30, 31]))
-    return RowBatch(
-        batch.items,
-        batch.mask,
-        batch.positives.index_fill(0, torch.tensor([6, 7]), 5),
-        batch.window_of,
-    )
+    """Six rows; some have the same positive."""
+    batch = rows.take(torch.tensor([3, 1, 7, 20, 30, 31]))
+    return replace(batch, positives=batch.positives.index_fill(0, torch.tensor([4, 5]), 5))

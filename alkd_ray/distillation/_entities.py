@@ -29,21 +29,14 @@ class Embedded:
     student: Tensor
     teacher: Tensor
 
-    def __len__(self) -> int:
-        return len(self.teacher)
-
 
 def embedded_sessions(backbone: Backbone, batch: RowBatch, teacher: FrozenTeacher) -> Embedded:
-    """The sessions of a batch; rows that share a window are one session."""
-    windows, session_of = torch.unique(batch.window_of, return_inverse=True)
-    items, mask = batch.items, batch.mask
-    if len(windows) < len(batch):
-        rows = torch.arange(len(batch), device=windows.device)
-        row = torch.empty_like(windows).scatter_(0, session_of, rows)  # any of a session's rows
-        items, mask = items[row], mask[row]
-    else:
-        windows = batch.window_of  # in the order of the rows
-    return Embedded(backbone.encode(items, mask), teacher.windows[windows])
+    """The sessions of a batch, in the order of its rows.
+
+    Rows of :func:`alkd_ray.distillation._joint.session_rows_of` have a window each and are drawn
+    without replacement, so that no session stands in a batch twice.
+    """
+    return Embedded(backbone.encode(batch.items, batch.mask), teacher.windows[batch.window_of])
 
 
 def embedded_items(backbone: Backbone, items: Tensor, teacher: FrozenTeacher) -> Embedded:

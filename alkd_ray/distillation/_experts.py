@@ -9,10 +9,16 @@ import math
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from alkd_ray.config import TrainingConfig
 from alkd_ray.distillation._entities import Embedded
+from alkd_ray.distillation._joint import FrozenTeacher
+from alkd_ray.recommenders import Backbone
+from alkd_ray.recommenders._lookup import added_up
+from alkd_ray.registry import PluginConfig
 from alkd_ray.seeds import numpy_stream, torch_stream
 
 NEGLIGIBLE = 2.0**-24
@@ -36,6 +42,39 @@ class Temperature:
         share = min(1.0, self._made / self.steps)
         self._made += 1
         return self.start * (self.end / self.start) ** share
+
+
+class Annealed:
+    """A method whose temperature falls: its options for that."""
+
+    class Config(PluginConfig):
+        """Options of the temperature."""
+
+        start_temperature: float = Field(1.0, ge=1e-10, description="T at the first step")
+        end_temperature: float = Field(
+            1e-10, ge=1e-10, description="T at last, not above start_temperature"
+        )
+        annealing_steps: int = Field(
+            1000, ge=1, description="steps in which T falls; max_steps, if that is less"
+        )
+
+        @model_validator(mode="after")
+        def _falling(self) -> Annealed.Config:
+            if self.end_temperature > self.start_temperature:
+                raise ValueError("end_temperature must not be above start_temperature")
+            return self
+
+    def __init__(
+        self, start_temperature: float, end_temperature: float, annealing_steps: int
+    ) -> None:
+        self.start_temperature = start_temperature
+        self.end_temperature = end_temperature
+        self.annealing_steps = annealing_steps
+
+    def temperature(self, training: TrainingConfig) -> Temperature:
+        """At its first step."""
+        steps = min(self.annealing_steps, training.max_steps)
+        return Temperature(self.start_temperature, self.end_temperature, steps)
 
 
 class Experts(nn.Module):
@@ -67,7 +106,7 @@ class Experts(nn.Module):
         """
         super().__init__()
         of_student, of_teacher = sizes
-        hidden = max(1, (of_student + of_teacher) // 2)
+        hidden = (of_student + of_teacher) // 2
         draws = torch_stream(seed, *purpose, "initial weights")
 
         def uniform(inputs: int, *shape: int) -> nn.Parameter:
@@ -129,5 +168,17 @@ class Experts(nn.Module):
         part = part.unsqueeze(2)
         hidden = torch.bmm(part * extended[row], self.first).relu_()  # [K, most, H]
         outputs = torch.baddbmm(part * self.second_bias.unsqueeze(1), hidden, self.second)
-        total = outputs.new_zeros(len(student), outputs.shape[2])
-        return total.index_put((row.flatten(),), outputs.flatten(0, 1), accumulate=True)
+        return added_up(len(student), row, outputs)
+
+
+def two_of(
+    count: int, student: Backbone, teacher: FrozenTeacher, seed: int, method: str
+) -> tuple[Experts, Experts]:
+    """``count`` networks for sessions and as many for items, where the teacher's embeddings lie."""
+    sizes = (student.item_table().shape[1], teacher.items.shape[1])
+    device = str(teacher.items.device)
+    of_sessions, of_items = (
+        Experts(count, sizes, seed, ("distillation", method, kind), device)
+        for kind in ("sessions", "items")
+    )
+    return of_sessions, of_items

@@ -1,15 +1,15 @@
 """Methods that go on training on the sessions, with a term of knowledge beside the loss.
 
-``L = L_base + weight * term``: the base is what the student was trained with or as the
-distillation's training settings say, over all training sessions; the term reads the frozen
-teacher. Each method is the term alone.
+``L = L_base + weight * term``: the base is what the distillation's training settings say, over
+all training sessions; the term reads the frozen teacher. Each method is the term alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,21 @@ from alkd_ray.training.stepper import Objective, make_loss
 
 ENCODED_ROWS = 4_096
 """Windows that a teacher encodes at a time."""
+
+
+@contextmanager
+def on_device(recommender: Recommender, device: torch.device) -> Iterator[None]:
+    """A recommender that only answers, on ``device`` if it is a module; then as it was before."""
+    if not isinstance(recommender, nn.Module):
+        yield
+        return
+    was_training = recommender.training
+    home = next((p.device for p in recommender.parameters()), device)
+    try:
+        recommender.to(device).eval()
+        yield
+    finally:
+        recommender.to(home).train(was_training)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +68,12 @@ class FrozenTeacher:
                 f"{method} needs a teacher with embeddings (a backbone), but the conventional "
                 f"teacher is a {type(teacher).__name__}; choose another teacher.backbone"
             )
-        module = cast(nn.Module, teacher).to(rows.windows.device).eval()
         encoded = []
-        with torch.no_grad():
+        with on_device(teacher, rows.windows.device), torch.no_grad():
             for part in rows.windows.split(ENCODED_ROWS):
                 items = part.long()
                 encoded.append(teacher.encode(items.clamp_min(0), items >= 0))
-            found = cls(torch.cat(encoded), teacher.item_table().clone())
-        module.cpu()
-        return found
+            return cls(torch.cat(encoded), teacher.item_table().clone())
 
 
 class Term(Protocol):
@@ -88,7 +100,7 @@ class JointLoss:
         return None if value is None else value + float(addition.detach())
 
 
-def session_rows_of(student: Backbone, knowledge: Knowledge, training: TrainingConfig) -> Rows:
+def session_rows_of(knowledge: Knowledge, training: TrainingConfig) -> Rows:
     """The training rows of all sessions, on the training's device.
 
     Raises:

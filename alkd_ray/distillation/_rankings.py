@@ -1,4 +1,4 @@
-"""Rankings as training rows."""
+"""Rankings as training rows, and what is refused before there are any."""
 
 from __future__ import annotations
 
@@ -46,12 +46,20 @@ def session_rows(knowledge: Knowledge) -> IntArray:
 
 
 def check_training(training: TrainingConfig) -> None:
-    """Refuses settings that mean nothing when rankings are the labels.
+    """Refuses settings that mean nothing in a distillation.
 
     Raises:
         InputError: naming the field.
     """
     if training.soft_labels:
         raise InputError(
-            "distillation.training.soft_labels must be empty: the rankings are the labels"
+            "distillation.training.soft_labels must be empty: a distillation has labels of its own"
         )
+
+
+def nothing_to_learn(knowledge: Knowledge) -> InputError:
+    """What to raise where no ranking holds an item that counts."""
+    return InputError(
+        f"none of the {len(knowledge.rankings)} rankings holds an item to learn from; "
+        "look at the annotation's failures first"
+    )

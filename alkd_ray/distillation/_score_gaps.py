@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from alkd_ray.recommenders._lookup import added_up
+
 
 def score_gaps(encoded: Tensor, table: Tensor, better: Tensor, worse: Tensor) -> Tensor:
     """``[B, n]``, ``encoded_b . (table[better_bn] - table[worse_bn])``; differentiable once.
@@ -38,8 +40,8 @@ class _Gaps(torch.autograd.Function):
         encoded, apart, better, worse = ctx.saved_tensors
         by_gap = gradients[0]  # [B, n]
         by_encoded = torch.bmm(by_gap.unsqueeze(1), apart).squeeze(1)  # [B, d]
-        parts = by_gap.unsqueeze(2) * encoded.unsqueeze(1)  # [B, n, d]
-        by_table = encoded.new_zeros(ctx.count, encoded.shape[1])  # [M, d]
-        by_table.index_put_((better,), parts, accumulate=True)
-        by_table.index_put_((worse,), parts.neg_(), accumulate=True)
+        # Column by column, as the gradients of unKD lie in memory: its mask is gathered so.
+        parts = by_gap.T.unsqueeze(2) * encoded  # [n, B, d]
+        both, signed = torch.stack([better.T, worse.T]), torch.stack([parts, -parts])
+        by_table = added_up(ctx.count, both, signed)  # [M, d]
         return by_encoded, by_table, None, None

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alkd_ray.distillation._item_tables import item_tables
 from alkd_ray.errors import InputError
 from alkd_ray.recommenders import Backbone
 from alkd_ray.training.examples import RowBatch
 from alkd_ray.training.losses import Loss
-
-_TABLE = "item_embedding"
-"""How the names of item tables among a backbone's parameters end."""
 
 
 class TextTerm:
@@ -37,26 +34,16 @@ class TextTerm:
         """Finds the tables.
 
         Args:
-            backbone: its parameters named ``item_embedding``, or so with a prefix, are the tables.
+            backbone: its tables are what :func:`item_tables` finds.
             texts: ``[N, D]`` float32, T, on the device of the training.
             eta: weight of the term.
 
         Raises:
-            InputError: the backbone has no such parameter of N rows.
+            InputError: the backbone has no item table.
         """
         self.texts = texts
         self.eta = eta
-        self.tables = [
-            table
-            for name, table in cast(nn.Module, backbone).named_parameters()
-            if name.endswith(_TABLE) and table.ndim == 2 and len(table) == len(texts)
-        ]
-        if not self.tables:
-            raise InputError(
-                f"distillation.options.text_embeddings_path: {type(backbone).__name__} has no "
-                f"parameter [N, dim] whose name ends in {_TABLE!r} to add them to; "
-                "name one so, or set eta to 0"
-            )
+        self.tables = item_tables(backbone, "distillation.options.text_embeddings_path:")
         self.moves = [
             nn.Parameter(torch.zeros(table.shape[1], texts.shape[1], device=texts.device))
             for table in self.tables

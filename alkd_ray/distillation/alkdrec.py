@@ -15,8 +15,12 @@ from pydantic import Field, model_validator
 
 from alkd_ray.config import TrainingConfig
 from alkd_ray.distillation import Knowledge
-from alkd_ray.distillation._rankings import check_training, flattened, session_rows
-from alkd_ray.errors import InputError
+from alkd_ray.distillation._rankings import (
+    check_training,
+    flattened,
+    nothing_to_learn,
+    session_rows,
+)
 from alkd_ray.recommenders import Backbone
 from alkd_ray.registry import PluginConfig
 from alkd_ray.training import examples
@@ -92,10 +96,7 @@ class ALKDRec:
         alpha = self.weights_at(position)
         number, items, alpha = number[alpha > 0], items[alpha > 0], alpha[alpha > 0]
         if not len(items):
-            raise InputError(
-                f"none of the {len(knowledge.rankings)} rankings holds an item to learn from; "
-                "look at the annotation's failures first"
-            )
+            raise nothing_to_learn(knowledge)
         weights: FloatArray | None = alpha
         if self.reference_bands:
             times = alpha.astype(np.int64)

@@ -15,43 +15,44 @@ from torch import Tensor, nn
 from alkd_ray.config import TrainingConfig
 from alkd_ray.distillation import Knowledge
 from alkd_ray.distillation._entities import Negatives, embedded_items, embedded_sessions
-from alkd_ray.distillation._experts import Experts, Temperature
+from alkd_ray.distillation._experts import Annealed, Experts, Temperature, two_of
 from alkd_ray.distillation._joint import FrozenTeacher, session_rows_of, train_with
 from alkd_ray.recommenders import Backbone
-from alkd_ray.registry import PluginConfig
 from alkd_ray.training.examples import RowBatch
 from alkd_ray.training.loop import TrainingResult
 
 
-class DE:
+class DE(Annealed):
     """Distillation experts: ``L = L_base + lambda [D(sessions) + (D(pos. items) + D(neg.)) / 2]``.
 
     ``D = sum ||t - sum_m z_m E_m(s)||^2`` over the batch's sessions or items, each once; t and s
     are the frozen teacher's and the student's embeddings, and z chooses among the experts by t,
     with Gumbel noise at a falling temperature (:class:`alkd_ray.distillation._experts.Experts`).
     Sessions and items have experts and gates of their own. They are trained beside the student,
-    with the same optimiser, and end with the training.
+    with the same optimiser, and end with the training. With a learned item bias an embedding is the
+    one that is scored with, bias included.
+
+    The sums are of squares, so that lambda means something else with each backbone: a normalising
+    AttMix encodes sessions to the length ``scale`` (12) and items to the length 1, and a session's
+    part of D starts at 144 times an item's.
 
     Departures from the paper and its code: a user there is an encoded session here, since sessions
-    are anonymous. With the in-batch pairwise loss the negative items are the batch's positives, so
-    that ``D(pos.)`` and ``D(neg.)`` are one; with other losses as many negatives as rows are drawn
-    from the whole catalogue. The published base loss is a sum over the batch and the one here a
-    mean, so the term is divided by the number of rows as well: lambda weighs the two as published.
-    The student is a trained one that goes on training. The published temperature falls over all
-    epochs of a training without early stopping; here over a number of steps of its own, since
-    ``max_steps`` is rarely reached: a distillation tends to end after 500 to 3,000 steps.
+    are anonymous, and with prefix examples each prefix is a session of its own. An expert's hidden
+    layer is as wide as d_s and d_t on average; where both are one d, the code takes d // 2. With
+    the in-batch pairwise loss the negative items are the batch's positives, so that ``D(pos.)`` and
+    ``D(neg.)`` are one; with other losses as many negatives as rows are drawn from the whole
+    catalogue. The published base loss is a sum over the batch and the one here a mean, so the term
+    is divided by the number of rows as well: lambda weighs the two as published. The student is a
+    trained one that goes on training. The published temperature falls over all epochs of a training
+    without early stopping; here over a number of steps of its own, since ``max_steps`` is rarely
+    reached: a distillation tends to end after 500 to 3,000 steps.
     """
 
-    class Config(PluginConfig):
+    class Config(Annealed.Config):
         """Options; the defaults are the published ones, but for the steps."""
 
         experts: int = Field(30, ge=1, description="M, for sessions and for items")
         weight: float = Field(0.01, ge=0, description="lambda, of the term beside the base loss")
-        start_temperature: float = Field(1.0, ge=1e-10, description="T at the first step")
-        end_temperature: float = Field(1e-10, ge=1e-10, description="T at last")
-        annealing_steps: int = Field(
-            1000, ge=1, description="steps in which T falls; max_steps, if that is less"
-        )
 
     needs_rankings: ClassVar[bool] = False
 
@@ -63,11 +64,9 @@ class DE:
         end_temperature: float,
         annealing_steps: int,
     ) -> None:
+        super().__init__(start_temperature, end_temperature, annealing_steps)
         self.experts = experts
         self.weight = weight
-        self.start_temperature = start_temperature
-        self.end_temperature = end_temperature
-        self.annealing_steps = annealing_steps
 
     def distill(
         self,
@@ -82,19 +81,12 @@ class DE:
         Raises:
             InputError: the teacher has no embeddings, or soft labels are asked for.
         """
-        rows = session_rows_of(student, knowledge, training)
+        rows = session_rows_of(knowledge, training)
         teacher = FrozenTeacher.of(knowledge.teacher, rows, "de")
-        sizes = (student.item_table().shape[1], teacher.items.shape[1])
-        device = str(rows.positives.device)
         term = ExpertTerm(
             teacher,
-            Experts(self.experts, sizes, seed, ("distillation", "de", "sessions"), device),
-            Experts(self.experts, sizes, seed, ("distillation", "de", "items"), device),
-            Temperature(
-                self.start_temperature,
-                self.end_temperature,
-                min(self.annealing_steps, training.max_steps),
-            ),
+            *two_of(self.experts, student, teacher, seed, "de"),
+            self.temperature(training),
             Negatives(training, student.num_items, seed, "de"),
         )
         return train_with(student, rows, knowledge, training, seed, term, self.weight, progress)

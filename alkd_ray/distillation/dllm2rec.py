@@ -29,9 +29,9 @@ from alkd_ray.distillation import Knowledge
 from alkd_ray.distillation._joint import session_rows_of
 from alkd_ray.distillation._list_loss import ListLoss
 from alkd_ray.distillation._llm_lists import lists_of
+from alkd_ray.distillation._rankings import nothing_to_learn
 from alkd_ray.distillation._robust import propensities
 from alkd_ray.distillation._text_term import TextTerm, read_texts
-from alkd_ray.errors import InputError
 from alkd_ray.recommenders import Backbone
 from alkd_ray.registry import PluginConfig
 from alkd_ray.seeds import numpy_stream
@@ -79,6 +79,8 @@ class Dllm2Rec:
     with a ranking generates the title of its first item, so the distance is to that one. The
     negative is drawn from the whole catalogue, as in ``sampled_bce``; the published code leaves
     out the session.
+    The published code multiplies weights ``[B, 1]`` by robust losses ``[B]`` of lists, which makes
+    ``[B, B]`` products, all with all; here each row has its own weight, also with ``as_coded``.
     ``as_coded`` takes two forms of that code instead of those above. With ``base: training`` the
     list stands beside the loss of ``training.loss``, which is otherwise not read.
     """
@@ -167,7 +169,7 @@ class Dllm2Rec:
                 the training sessions, or the text embeddings cannot be had.
         """
         num_items = student.num_items
-        rows = session_rows_of(student, knowledge, training)
+        rows = session_rows_of(knowledge, training)
         device = rows.windows.device
         texts = (
             read_texts(self.text_embeddings_path, num_items) if self.text_embeddings_path else None
@@ -183,10 +185,7 @@ class Dllm2Rec:
             texts,
         )
         if not len(lists):
-            raise InputError(
-                f"none of the {len(knowledge.rankings)} rankings holds an item to learn from; "
-                "look at the annotation's failures first"
-            )
+            raise nothing_to_learn(knowledge)
         is_paper = self.base == "paper"
         purpose = "negatives" if is_paper else "list negatives"
         loss: Loss = ListLoss(

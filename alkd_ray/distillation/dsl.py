@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import ClassVar
 
-from pydantic import Field
-from torch import nn
+from pydantic import Field, model_validator
 
 from alkd_ray.config import TrainingConfig
 from alkd_ray.distillation import Knowledge
+from alkd_ray.distillation._item_tables import item_tables
 from alkd_ray.distillation._joint import session_rows_of
 from alkd_ray.distillation._sparse_tables import SparseTables
-from alkd_ray.errors import InputError
 from alkd_ray.recommenders import Backbone
 from alkd_ray.registry import PluginConfig
 from alkd_ray.seeds import numpy_stream
@@ -74,10 +73,18 @@ class DSL:
         first_share: float = Field(
             0.5, ge=0, le=1, description="share of the weights in use to exchange, at first"
         )
-        last_share: float = Field(0.005, ge=0, le=1, description="the same at last")
+        last_share: float = Field(
+            0.005, ge=0, le=1, description="the same at last, not above first_share"
+        )
         annealing_steps: int = Field(
             1000, ge=1, description="steps in which that share falls; max_steps, if that is less"
         )
+
+        @model_validator(mode="after")
+        def _falling(self) -> DSL.Config:
+            if self.last_share > self.first_share:
+                raise ValueError("last_share must not be above first_share")
+            return self
 
     needs_rankings: ClassVar[bool] = False
 
@@ -108,9 +115,11 @@ class DSL:
         Raises:
             InputError: settings that mean nothing here, or the student has no item table.
         """
-        rows = session_rows_of(student, knowledge, training)
+        rows = session_rows_of(knowledge, training)
         draws = numpy_stream(seed, "distillation", "dsl", "mask")
-        sparse = SparseTables(item_tables(student), self.density, draws, device_of(training))
+        sparse = SparseTables(
+            item_tables(student, "dsl:"), self.density, draws, device_of(training)
+        )
         sparse.apply()
         annealing = min(self.annealing_steps, training.max_steps)
         steps = 0
@@ -140,22 +149,3 @@ class DSL:
         """The share to exchange, rho, after a part of the annealing; 1 or more = at its end."""
         left = 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))  # from 1 to 0
         return self.last_share + (self.first_share - self.last_share) * left
-
-
-def item_tables(student: Backbone) -> list[nn.Parameter]:
-    """The ``[N, d]`` parameters of a student.
-
-    Raises:
-        InputError: there is none.
-    """
-    found = [
-        parameter
-        for parameter in cast(nn.Module, student).parameters()
-        if parameter.ndim == 2 and len(parameter) == student.num_items
-    ]
-    if not found:
-        raise InputError(
-            f"dsl: a {type(student).__name__} has no parameter with a row for each of its "
-            f"{student.num_items} items to make sparse; choose another student.backbone"
-        )
-    return found

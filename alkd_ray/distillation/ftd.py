@@ -37,12 +37,13 @@ class FTD:
     the one that is scored with, bias included.
 
     Departures from the paper and its code: a user there is an encoded session here, since sessions
-    are anonymous. Their items are a batch's positives and negatives; with the in-batch pairwise
-    loss these are one set, with other losses as many negatives as rows are drawn from the whole
-    catalogue. The published base loss is a sum over the batch and the one here a mean, so the term
-    is divided by the number of rows as well: lambda weighs the two as published. The student is a
-    trained one that goes on training. The published Adam (1e-3, decay 1e-3, not decoupled) is not
-    brought along: ``distillation.training`` says how to train.
+    are anonymous, and with prefix examples each prefix is a session of its own. Their items are a
+    batch's positives and negatives; with the in-batch pairwise loss these are one set, with other
+    losses as many negatives as rows are drawn from the whole catalogue. The published base loss is
+    a sum over the batch and the one here a mean, so the term is divided by the number of rows as
+    well: lambda weighs the two as published. The student is a trained one that goes on training.
+    The published Adam (1e-3, decay 1e-3, not decoupled) is not brought along:
+    ``distillation.training`` says how to train.
     """
 
     class Config(PluginConfig):
@@ -68,7 +69,7 @@ class FTD:
         Raises:
             InputError: the teacher has no embeddings, or soft labels are asked for.
         """
-        rows = session_rows_of(student, knowledge, training)
+        rows = session_rows_of(knowledge, training)
         term = FullTopology(
             FrozenTeacher.of(knowledge.teacher, rows, "ftd"),
             Negatives(training, student.num_items, seed, "ftd"),

@@ -22,17 +22,17 @@ from alkd_ray.distillation._entities import (
     embedded_sessions,
     stacked,
 )
-from alkd_ray.distillation._experts import Experts, Temperature
+from alkd_ray.distillation._experts import Annealed, Experts, Temperature, two_of
 from alkd_ray.distillation._joint import FrozenTeacher, session_rows_of, train_with
 from alkd_ray.recommenders import Backbone
-from alkd_ray.registry import PluginConfig
+from alkd_ray.recommenders._lookup import added_up
 from alkd_ray.training.examples import RowBatch
 from alkd_ray.training.loop import TrainingResult
 
 Variant = Literal["second", "first"]
 
 
-class HTD:
+class HTD(Annealed):
     """Hierarchical topology distillation: ``L = L_base + lambda [alpha TD + (1 - alpha) GA]``.
 
     A session or item belongs to the group that its teacher embedding t is likeliest in,
@@ -46,22 +46,28 @@ class HTD:
       the group or not, with ``variant: second``; each two prototypes with ``first``.
 
     All sums run over the batch's sessions and items, each once, as published. With ``second`` no
-    gradient flows through the prototypes.
+    gradient flows through the prototypes. With a learned item bias an embedding is the one that is
+    scored with, bias included.
+
+    GA is a sum of squares, so that lambda and alpha mean something else with each backbone: a
+    normalising AttMix encodes sessions to the length ``scale`` (12) and items to the length 1, and
+    a session's part of GA starts at 144 times an item's.
 
     Departures from the paper and its code: a user there is an encoded session here, since sessions
-    are anonymous. With ``first`` the gradient does flow through the student's prototypes; the code
-    holds them constant there too, which leaves the sum between prototypes without effect. Items
-    are a batch's positives and negatives; with the in-batch pairwise loss these are one set, with
-    other losses as many negatives as rows are drawn from the whole catalogue. The published base
-    loss is a sum over the batch and the one here a mean, so the term is divided by the number of
-    rows as well: lambda weighs the two as published. The student is a trained one that goes on
-    training. The published temperature falls over all epochs of a training without early
-    stopping; here over a number of steps of its own, since ``max_steps`` is rarely reached: a
-    distillation tends to end after 500 to 3,000 steps. The published Adam (1e-3, decay 1e-3, not
-    decoupled) is not brought along: ``distillation.training`` says how to train.
+    are anonymous, and with prefix examples each prefix is a session of its own. With ``first`` the
+    gradient does flow through the student's prototypes; the code holds them constant there too,
+    which leaves the sum between prototypes without effect. Items are a batch's positives and
+    negatives; with the in-batch pairwise loss these are one set, with other losses as many
+    negatives as rows are drawn from the whole catalogue. The published base loss is a sum over the
+    batch and the one here a mean, so the term is divided by the number of rows as well: lambda
+    weighs the two as published. The student is a trained one that goes on training. The published
+    temperature falls over all epochs of a training without early stopping; here over a number of
+    steps of its own, since ``max_steps`` is rarely reached: a distillation tends to end after 500
+    to 3,000 steps. The published Adam (1e-3, decay 1e-3, not decoupled) is not brought along:
+    ``distillation.training`` says how to train.
     """
 
-    class Config(PluginConfig):
+    class Config(Annealed.Config):
         """Options; the defaults are the published ones, but for the steps."""
 
         groups: int = Field(30, ge=1, description="K, of sessions and of items")
@@ -73,11 +79,6 @@ class HTD:
             "second",
             description="between groups, compare prototypes with every session and item (second) "
             "or with one another (first)",
-        )
-        start_temperature: float = Field(1.0, ge=1e-10, description="T at the first step")
-        end_temperature: float = Field(1e-10, ge=1e-10, description="T at last")
-        annealing_steps: int = Field(
-            1000, ge=1, description="steps in which T falls; max_steps, if that is less"
         )
 
     needs_rankings: ClassVar[bool] = False
@@ -92,13 +93,11 @@ class HTD:
         end_temperature: float,
         annealing_steps: int,
     ) -> None:
+        super().__init__(start_temperature, end_temperature, annealing_steps)
         self.groups = groups
         self.weight = weight
         self.alpha = alpha
         self.variant: Variant = variant
-        self.start_temperature = start_temperature
-        self.end_temperature = end_temperature
-        self.annealing_steps = annealing_steps
 
     def distill(
         self,
@@ -113,19 +112,12 @@ class HTD:
         Raises:
             InputError: the teacher has no embeddings, or soft labels are asked for.
         """
-        rows = session_rows_of(student, knowledge, training)
+        rows = session_rows_of(knowledge, training)
         teacher = FrozenTeacher.of(knowledge.teacher, rows, "htd")
-        sizes = (student.item_table().shape[1], teacher.items.shape[1])
-        device = str(rows.positives.device)
         term = HierarchicalTopology(
             teacher,
-            Experts(self.groups, sizes, seed, ("distillation", "htd", "sessions"), device),
-            Experts(self.groups, sizes, seed, ("distillation", "htd", "items"), device),
-            Temperature(
-                self.start_temperature,
-                self.end_temperature,
-                min(self.annealing_steps, training.max_steps),
-            ),
+            *two_of(self.groups, student, teacher, seed, "htd"),
+            self.temperature(training),
             Negatives(training, student.num_items, seed, "htd"),
             self.alpha,
             self.variant,
@@ -205,12 +197,11 @@ def prototype_gap(embedded: Embedded, groups: Tensor, count: int, variant: Varia
         A differentiable scalar.
     """
     ones = torch.ones(len(groups), 1, device=groups.device)
-    members = ones.new_zeros(count, 1).index_put((groups,), ones, accumulate=True)
+    members = added_up(count, groups, ones)  # [count, 1]
 
     def means(embeddings: Tensor) -> Tensor:
-        total = embeddings.new_zeros(count, embeddings.shape[1])
-        total = total.index_put((groups,), embeddings, accumulate=True)
-        return functional.normalize(total / members.clamp_min(1))  # [count, d]
+        total = added_up(count, groups, embeddings)  # [count, d]
+        return functional.normalize(total / members.clamp_min(1))
 
     prototypes_t = means(embedded.teacher)
     if variant == "first":

@@ -61,7 +61,12 @@ class UnKD:
     - the code's weights of groups by user are left out: it works them out and never uses them;
     - of the ``kept`` ranks only those are held in memory that carry all but 1e-6 of the
       probability, 277 at the default scale, and draws are cut off there;
-    - a list of fewer than two items gives no pair, and the mean is over the pairs there are.
+    - a list of fewer than two items gives no pair, and the mean is over the pairs there are; a
+      group in which no session has a pair leaves its draws to the others;
+    - draws that are lacking after rounding go to the groups with the largest shares, in the code
+      to the first groups;
+    - items that the teacher scores alike are ordered by number, the lower one first, and may be
+      drawn as a pair.
     """
 
     class Config(PluginConfig):
@@ -120,10 +125,10 @@ class UnKD:
         """Fine-tunes ``student``; see :class:`alkd_ray.distillation.Distiller`.
 
         Raises:
-            InputError: settings that mean nothing here, or no group with a share has two items
-                outside a session.
+            InputError: settings that mean nothing here, the lists take more than 8 GiB, or no
+                group with a share has two items outside a session.
         """
-        rows = session_rows_of(student, knowledge, training)
+        rows = session_rows_of(knowledge, training)
         lists = teacher_lists(
             knowledge.teacher,
             knowledge.train,
@@ -162,10 +167,7 @@ def pairs_of_groups(shares: FloatArray, pairs: int) -> IntArray:
 
 
 class GroupedPairs:
-    """The term: draws pairs for the windows of a batch and compares the student's scores.
-
-    A window that stands twice in a batch has draws of its own each time.
-    """
+    """The term: draws pairs for the windows of a batch and compares the student's scores."""
 
     def __init__(
         self, lists: TeacherLists, pairs: IntArray, rank_scale: float, draws: np.random.Generator

@@ -30,9 +30,22 @@ def means_of(table: Tensor, items: Tensor, mask: Tensor) -> Tensor:
     return _Means.apply(table, items[mask], mask.sum(1))  # type: ignore[no-any-return]
 
 
-def _added_up(count: int, items: Tensor, parts: Tensor) -> Tensor:
+def added_up(count: int, rows: Tensor, parts: Tensor) -> Tensor:
+    """``[count, d]``, in row r the sum of the ``parts`` whose ``rows`` say r; differentiable.
+
+    The sums have the same bits whatever the number of threads, and at each repetition: of torch's
+    two ways each is deterministic on one kind of device. On a CPU ``index_put_`` shares its work
+    among threads that add in any order; on CUDA ``index_add_`` does, and ``index_put_`` sorts.
+
+    Args:
+        count: rows of the result.
+        rows: ``[...]`` int64, below ``count``.
+        parts: ``[..., d]``.
+    """
     total = torch.zeros((count, parts.shape[-1]), dtype=parts.dtype, device=parts.device)
-    return total.index_put_((items,), parts.contiguous(), accumulate=True)
+    if parts.is_cuda:
+        return total.index_put_((rows,), parts.contiguous(), accumulate=True)
+    return total.index_add_(0, rows.flatten(), parts.reshape(-1, parts.shape[-1]).contiguous())
 
 
 class _Rows(torch.autograd.Function):
@@ -45,7 +58,7 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (items,) = ctx.saved_tensors
-        return _added_up(ctx.count, items, gradients[0]), None
+        return added_up(ctx.count, items, gradients[0]), None
 
 
 class _Means(torch.autograd.Function):
@@ -61,4 +74,4 @@ class _Means(torch.autograd.Function):
         # Losses hand over transposed products; rows are copied several times faster when whole.
         shares = gradients[0].contiguous() / lengths.clamp_min(1).unsqueeze(1)  # [B, d]
         parts = shares.repeat_interleave(lengths, 0, output_size=len(items))
-        return _added_up(ctx.count, items, parts), None, None
+        return added_up(ctx.count, items, parts), None, None

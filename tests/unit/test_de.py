@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from alkd_ray import registry
 from alkd_ray.distillation._entities import Embedded, Negatives
 from alkd_ray.distillation._experts import NEGLIGIBLE, Experts, Temperature
 from alkd_ray.distillation._joint import FrozenTeacher
 from alkd_ray.distillation.de import DE, ExpertTerm
+from alkd_ray.errors import InputError
 from alkd_ray.seeds import numpy_stream, torch_stream
 from tests import teacher_world
 from tests.teacher_world import DIM, NUM_ITEMS, TEACHER_DIM, make, settings
@@ -139,8 +143,7 @@ def test_a_batch_counts_each_session_and_item_once(loss: str) -> None:
         embedded = Embedded(student.item_table()[listed], teacher.items[listed])
         return fresh.item_experts.regression(embedded, 0.5)
 
-    alone = rows.take(torch.tensor([1, 3, 7, 20, 30, 31]))  # as the noise meets them
-    sessions = Embedded(student.encode(alone.items, alone.mask), teacher.windows[alone.window_of])
+    sessions = Embedded(student.encode(batch.items, batch.mask), teacher.windows[batch.window_of])
     of_sessions = fresh.session_experts.regression(sessions, 0.5)
     wanted = of_items(batch.positives.tolist())
     if loss != "pairwise":
@@ -208,5 +211,12 @@ def test_the_student_comes_to_tell_what_the_teacher_knows() -> None:
     assert after < 0.8 * min(before, constant)
 
 
-def options(**given: object) -> dict[str, object]:
-    return DE.Config(**given).model_dump()  # type: ignore[arg-type]
+@pytest.mark.parametrize("method", ["de", "htd"])
+def test_a_temperature_that_would_rise_is_refused(method: str) -> None:
+    registry.options("distillation", method, {"start_temperature": 0.5, "end_temperature": 0.5})
+    with pytest.raises(InputError, match="end_temperature must not be above start_temperature"):
+        registry.options("distillation", method, {"start_temperature": 0.5, "end_temperature": 0.6})
+
+
+def options(**given: Any) -> dict[str, Any]:
+    return DE.Config(**given).model_dump()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,150 +17,30 @@ from alkd_ray.config import TrainingConfig
 from alkd_ray.distillation import Knowledge, _llm_lists, _robust
 from alkd_ray.distillation._list_loss import ListLoss
 from alkd_ray.distillation._llm_lists import LLMLists, in_top, last_rows, lists_of
-from alkd_ray.distillation._robust import propensities, robust_gradients
-from alkd_ray.distillation._text_term import TextTerm, read_texts
+from alkd_ray.distillation._robust import propensities
 from alkd_ray.errors import InputError
 from alkd_ray.recommenders import Backbone
 from alkd_ray.seeds import numpy_stream, torch_stream
-from alkd_ray.sessions import from_lists, of_split
+from alkd_ray.sessions import from_lists
 from alkd_ray.training import examples
 from alkd_ray.training.examples import RowBatch
 from alkd_ray.training.loop import TrainingResult, train_rows
 from alkd_ray.training.losses import InBatchPairwise, Loss
-from alkd_ray.training.stepper import Objective, Stepper
-from alkd_ray.types import SessionSet
-
-NUM_ITEMS, DIM, TEXT_DIM, WINDOW, TOP = 40, 4, 6, 5, 3
-BACKBONES = ["fpmc", "stamp", "attmix"]
-TRAINING = TrainingConfig(batch_size=16, max_steps=6, validate_every=3, device="cpu")
-
-
-def make_student(backbone: str, **options: object) -> Backbone:
-    draw = torch_stream(1, "test student")
-    return registry.build(
-        "recommenders",
-        backbone,
-        {"init_std": 0.3, **options},
-        num_items=NUM_ITEMS,
-        dim=DIM,
-        generator=draw,
-    )
-
-
-def make_sessions(count: int = 60) -> SessionSet:
-    rng = numpy_stream(2, "test sessions")
-    return from_lists(
-        np.arange(count) + 100,
-        [rng.integers(NUM_ITEMS, size=rng.integers(1, 7)).tolist() for _ in range(count)],
-        rng.integers(NUM_ITEMS, size=count),
-        ["train", "train", "valid"] * (count // 3),
-    )
-
-
-def make_knowledge(ranked: int = 10, length: int = 5) -> Knowledge:
-    sessions = make_sessions()
-    rng = numpy_stream(3, "test rankings")
-    train = of_split(sessions, "train")
-    return Knowledge(
-        train=train,
-        valid=of_split(sessions, "valid"),
-        window=WINDOW,
-        ranked_ids=train.ids[::2][:ranked].copy(),
-        rankings=tuple(rng.permutation(NUM_ITEMS)[:length] for _ in range(ranked)),
-        teacher=make_student("fpmc"),
-    )
-
-
-def make_texts() -> Tensor:
-    return torch.randn(NUM_ITEMS, TEXT_DIM, generator=torch_stream(4, "test texts"))
-
-
-def distilled(
-    student: Backbone,
-    knowledge: Knowledge,
-    training: TrainingConfig = TRAINING,
-    **options: object,
-) -> TrainingResult:
-    method = registry.build("distillation", "dllm2rec", {"top": TOP, **options})
-    return method.distill(student, knowledge, training, 7)
-
-
-def state(student: Backbone) -> dict[str, Tensor]:
-    return cast(nn.Module, student).state_dict()
-
-
-def assert_same_state(one: Backbone, other: Backbone) -> None:
-    for name, tensor in state(one).items():
-        assert torch.equal(tensor, state(other)[name]), name
-
-
-# The robust loss.
-
-
-def robust_as_written(y: Tensor, p: Tensor, item: int, beta: float) -> Tensor:
-    terms = torch.exp(p * y.square() / beta)
-    wanted = torch.exp(p[item] * (y[item] - 1).square() / beta)
-    others = torch.arange(len(y)) != item
-    return torch.log(terms[others].sum() + wanted)
-
-
-@pytest.mark.parametrize("num_items", [23, 4])  # at 4, a row may leave no further item
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_robust_gradients_are_those_of_the_loss_as_written(
-    num_items: int, scale: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_robust, "_CPU_BLOCK_ELEMENTS", 3 * num_items)
-    draw, beta = torch_stream(5, "robust"), 0.7
-    u = torch.randn(8, DIM, generator=draw, dtype=torch.float64).mul_(scale).requires_grad_()
-    table = torch.randn(num_items, DIM, generator=draw, dtype=torch.float64).requires_grad_()
-    p = torch.rand(num_items, generator=draw, dtype=torch.float64) * 0.3 + 0.4
-    items = torch.randint(num_items, (8, 4), generator=draw)  # some rows name an item twice
-    items[0] = torch.arange(4)
-    items[1] = 2
-    weights = torch.rand(8, 4, generator=draw, dtype=torch.float64)
-    weights[2] = 0
-    with torch.no_grad():
-        found = robust_gradients(u, table, (p / beta).sqrt(), items, weights, True)
-    wanted = torch.stack(
-        [
-            weights[b, k] * robust_as_written(u[b] @ table.T, p, int(items[b, k]), beta)
-            for b in range(8)
-            for k in range(4)
-        ]
-    ).sum()
-    wanted.backward()
-    assert found.value == pytest.approx(float(wanted.detach()))
-    torch.testing.assert_close(found.by_encoded, u.grad)
-    torch.testing.assert_close(found.by_table, table.grad)
-
-
-def test_robust_loss_by_hand() -> None:
-    """Two items with scores 2 and 1, p = 1: R(0) = log(e^1 + e^1), R(1) = log(e^0 + e^4)."""
-    u, table = torch.ones(1, 1), torch.tensor([[2.0], [1.0]])
-    for item, value in ((0, math.log(2 * math.e)), (1, math.log(1 + math.e**4))):
-        found = robust_gradients(
-            u, table, torch.ones(2), torch.tensor([[item]]), torch.ones(1, 1), True
-        )
-        assert found.value == pytest.approx(value, rel=1e-6)
-
-
-def test_robust_loss_stands_large_scores() -> None:
-    u, table = torch.full((1, 1), 1.0), torch.tensor([[-300.0], [300.0], [1.0]])
-    found = robust_gradients(
-        u, table, torch.ones(3), torch.tensor([[1]]), torch.ones(1, 1), want_value=True
-    )
-    assert found.value == pytest.approx(300.0**2)
-    # Item 0 alone is as wrong as can be: dR/dy_0 = 2 y_0, and u's gradient is that times t_0.
-    torch.testing.assert_close(found.by_table[0], torch.tensor([-600.0]))
-    assert torch.isfinite(found.by_encoded).all()
-
-
-def test_propensities_by_hand() -> None:
-    torch.testing.assert_close(
-        propensities(np.array([0, 3, 6])),
-        torch.tensor([(1 / 12) ** 0.05, (4 / 12) ** 0.05, (7 / 12) ** 0.05]),
-    )
-
+from tests.ranked_world import (
+    BACKBONES,
+    DIM,
+    NUM_ITEMS,
+    TOP,
+    TRAINING,
+    WINDOW,
+    assert_same_state,
+    distilled,
+    make_knowledge,
+    make_student,
+    make_texts,
+    robust_as_written,
+    state,
+)
 
 # The lists and their weights.
 
@@ -450,139 +329,6 @@ def test_it_learns_the_rankings(backbone: str, base: str, tmp_path: Path) -> Non
     assert_same_state(*students)  # the same seed, the same weights
     assert set(state(students[0])) == set(state(make_student(backbone)))
     assert held_by(students[0], knowledge) > before + 0.3
-
-
-# The text term.
-
-
-class Explicit(nn.Module):
-    """A backbone whose tables are what the paper writes: two parameters, added up when read."""
-
-    def __init__(self, inner: Backbone, texts: Tensor, eta: float) -> None:
-        super().__init__()
-        self.inner = cast(nn.Module, inner)
-        self.texts = texts
-        self.eta = eta
-        self.names = [n for n, _ in self.inner.named_parameters() if n.endswith("item_embedding")]
-        self.free = nn.ParameterDict(
-            {n: p for n, p in self.inner.named_parameters() if n not in self.names}
-        )
-        self.own = nn.ParameterDict(
-            {n: self.inner.get_parameter(n).detach().clone() for n in self.names}
-        )
-        self.projection = nn.ParameterDict(
-            {n: torch.zeros(DIM, texts.shape[1]) for n in self.names}
-        )
-        for name in self.names:
-            delattr(self.inner, name)
-
-    def trained(self) -> list[nn.Parameter]:
-        parts = (self.free, self.own, self.projection)
-        return [p for part in parts for p in part.parameters()]
-
-    def put_together(self) -> Backbone:
-        for name in self.names:
-            text = self.eta * self.texts @ self.projection[name].T
-            setattr(self.inner, name, self.own[name] + text)
-        return cast(Backbone, self.inner)
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_folded_steps_are_steps_on_both_parameters(backbone: str, weight_decay: float) -> None:
-    texts, eta = make_texts(), 0.2
-    knowledge = make_knowledge()
-    training = TRAINING.model_copy(
-        update={"weight_decay": weight_decay, "learning_rate": 0.01, "schedule": "cosine"}
-    )
-    rows = examples.of_sessions(knowledge.train, "last", WINDOW)
-    student, explicit = make_student(backbone), Explicit(make_student(backbone), texts, eta)
-    term = TextTerm(student, texts, eta)
-    assert len(term.tables) == (1 if backbone == "attmix" else 2)
-    stepper = Stepper(
-        student, rows, training, 7, "x",
-        Objective(term.after(InBatchPairwise()), term.moves, term.fold),
-    )  # fmt: skip
-    kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
-    optimiser = kind(explicit.trained(), lr=0.01, weight_decay=weight_decay)
-    draws = numpy_stream(7, "x", "batches")
-    for step in range(training.max_steps):
-        stepper.step(want_value=False)
-        for group in optimiser.param_groups:
-            group["lr"] = 0.01 * 0.5 * (1 + math.cos(math.pi * step / training.max_steps))
-        index = draws.choice(len(rows), training.batch_size, replace=False, shuffle=False)
-        optimiser.zero_grad()
-        batch = rows.take(torch.from_numpy(index))
-        whole = explicit.put_together()
-        u = whole.encode(batch.items, batch.mask)
-        scores = u @ whole.item_table()[batch.positives].T  # [B, B]
-        functional.softplus(scores - scores.diagonal()[:, None]).mean().backward()
-        optimiser.step()
-        assert not any(move.any() for move in term.moves)
-    wanted = cast(Any, explicit.put_together())
-    for name in explicit.names:
-        assert explicit.projection[name].abs().max() > 1e-3
-        found = cast(nn.Module, student).get_parameter(name)
-        torch.testing.assert_close(found, getattr(wanted, name), rtol=1e-4, atol=1e-5)
-
-
-def test_moves_have_the_gradients_of_the_projection() -> None:
-    """Adam hides a wrong factor, so the gradient is looked at itself."""
-    student, texts, eta = make_student("stamp"), make_texts(), 0.2
-    factors = torch.randn(NUM_ITEMS, DIM, generator=torch_stream(8, "factors"))
-    term = TextTerm(student, texts, eta)
-    (student.item_table().square() * factors).sum().backward()
-    term.set_gradients()
-    projection = torch.zeros(DIM, TEXT_DIM, requires_grad=True)
-    items = student.item_table().detach() + eta * texts @ projection.T
-    (items.square() * factors).sum().backward()
-    inputs, targets = term.moves
-    torch.testing.assert_close(targets.grad, projection.grad)
-    assert inputs.grad is None  # no window was encoded
-
-
-def test_text_embeddings_of_another_form_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "texts.npy"
-
-    def refused(write: Callable[[], object]) -> str:
-        write()
-        with pytest.raises(InputError) as caught:
-            read_texts(str(file), NUM_ITEMS)
-        assert str(file) in str(caught.value)
-        return str(caught.value)
-
-    assert "cannot be read" in refused(lambda: None)
-    assert "cannot be read" in refused(lambda: file.write_bytes(b"not numbers"))
-    assert "cannot be read" in refused(lambda: file.write_bytes(b""))
-    assert "cannot be read" in refused(
-        lambda: np.save(file, np.array([{}], object), allow_pickle=True)
-    )
-    message = refused(lambda: np.save(file, np.zeros((3, 8), np.float32)))
-    assert "[3, 8]" in message
-    assert f"[{NUM_ITEMS}, dimensions]" in message
-    assert "shape" in refused(lambda: np.save(file, np.zeros(NUM_ITEMS, np.float32)))
-    assert "float32" in refused(lambda: np.save(file, np.zeros((NUM_ITEMS, 2), np.int64)))
-    spoiled = np.zeros((NUM_ITEMS, 2), np.float32)
-    spoiled[3, 1] = np.nan
-    assert "row 3" in refused(lambda: np.save(file, spoiled))
-
-
-def test_a_relative_path_starts_at_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    np.save(tmp_path / "texts.npy", make_texts().numpy())
-    monkeypatch.chdir(tmp_path)
-    torch.testing.assert_close(read_texts("texts.npy", NUM_ITEMS), make_texts())
-
-
-def test_a_backbone_without_named_tables_is_refused() -> None:
-    class Other(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table = nn.Parameter(torch.zeros(NUM_ITEMS, DIM))
-
-    with pytest.raises(InputError, match="item_embedding"):
-        TextTerm(cast(Backbone, Other()), make_texts(), 0.2)
 
 
 # What is refused.

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from alkd_ray import registry
 from alkd_ray.config import TrainingConfig
 from alkd_ray.distillation import Knowledge
+from alkd_ray.distillation._item_tables import item_tables
 from alkd_ray.distillation._sparse_tables import SparseTables, change
-from alkd_ray.distillation.dsl import DSL, item_tables
+from alkd_ray.distillation.dsl import DSL
 from alkd_ray.errors import InputError
 from alkd_ray.recommenders import Backbone
 from alkd_ray.seeds import numpy_stream, torch_stream
@@ -94,7 +95,7 @@ def drawn_masks(model: Backbone, density: float, seed: int) -> list[BoolArray]:
     """The masks that training with ``seed`` begins with, by a loop over items."""
     draws = numpy_stream(seed, "distillation", "dsl", "mask")
     masks = []
-    for table in item_tables(model):
+    for table in item_tables(model, ""):
         mask = draws.random(tuple(table.shape)) < density
         for item, row in enumerate(table.detach().abs().numpy()):
             if not mask[item].any():
@@ -203,7 +204,14 @@ def test_masks_are_bernoulli_draws_and_leave_every_item_a_weight() -> None:
 )
 def test_sparse_are_the_item_tables(name: str, tables: list[str]) -> None:
     model = backbone(name, item_bias=True)
-    assert [id(t) for t in item_tables(model)] == [id(getattr(model, name)) for name in tables]
+    found = item_tables(model, "a test:")
+    assert [id(table) for table in found] == [id(getattr(model, name)) for name in tables]
+
+
+def test_a_square_matrix_is_no_item_table() -> None:
+    """With as many dimensions as items, no shape tells them apart."""
+    with pytest.raises(InputError, match="a test: a Fpmc has no parameter with a row for each"):
+        item_tables(backbone(dim=NUM_ITEMS), "a test:")
 
 
 # The method
@@ -233,7 +241,7 @@ def test_training_is_a_masked_step_and_a_change_every_interval(name: str, decay:
     settings = training(weight_decay=decay, max_steps=30, validate_every=30)
     found, model, known = backbone(name), backbone(name), knowledge()
     dsl().distill(found, known, settings, seed=2)
-    tables, masks = item_tables(model), drawn_masks(model, 0.5, seed=2)
+    tables, masks = item_tables(model, ""), drawn_masks(model, 0.5, seed=2)
     counts = [mask.sum() for mask in masks]
     step = 0
 
@@ -283,7 +291,7 @@ def test_the_student_ends_exactly_sparse_whichever_weights_were_best(
         cast(nn.Module, student).load_state_dict(pretrained(name))
         most = [int(mask.sum()) for mask in drawn_masks(student, density, seed=3)]
         result = dsl(density=density).distill(student, knowledge(), settings, seed=3)
-        used = [int((table != 0).sum()) for table in item_tables(student)]
+        used = [int((table != 0).sum()) for table in item_tables(student, "")]
         # Weights grown without a gradient are 0 until their item is in a batch.
         assert all(0.9 * most_of <= of <= most_of for of, most_of in zip(used, most, strict=True))
         assert result.history[0]["step"] == 0
@@ -293,12 +301,12 @@ def test_the_dense_start_does_not_count() -> None:
     """Training that spoils the student ends with the masked start, not with the dense one."""
     student = backbone()
     cast(nn.Module, student).load_state_dict(pretrained("fpmc"))
-    start = [table.detach().clone() for table in item_tables(student)]
+    start = [table.detach().clone() for table in item_tables(student, "")]
     masks = drawn_masks(student, 0.5, seed=3)
     settings = training(learning_rate=50.0, max_steps=4, validate_every=2)
     result = dsl().distill(student, knowledge(), settings, seed=3)
     assert result.best_step == 0
-    for table, before, mask in zip(item_tables(student), start, masks, strict=True):
+    for table, before, mask in zip(item_tables(student, ""), start, masks, strict=True):
         assert torch.equal(table.detach(), before * torch.from_numpy(mask))
 
 
@@ -349,3 +357,5 @@ def test_what_cannot_be_is_refused() -> None:
         dsl().distill(Tableless(), knowledge(), training(), 1)
     with pytest.raises(InputError, match="density"):
         registry.options("distillation", "dsl", {"density": 0.0})
+    with pytest.raises(InputError, match="last_share must not be above first_share"):
+        registry.options("distillation", "dsl", {"first_share": 0.1, "last_share": 0.2})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from alkd_ray import registry
 from alkd_ray.distillation._entities import Embedded, Negatives, stacked
+from alkd_ray.distillation._joint import on_device
 from alkd_ray.distillation.ftd import FTD, FullTopology, topology_gap
 from alkd_ray.errors import InputError
 from alkd_ray.seeds import numpy_stream, torch_stream
@@ -64,14 +67,13 @@ def test_a_batch_counts_each_session_and_item_once(loss: str) -> None:
     batch, student = teacher_world.batch_with_repeats(rows), make()
     term = FullTopology(teacher, Negatives(training, NUM_ITEMS, 3, "ftd"))
     found = term(student, batch)
-    windows, items = [3, 1, 7, 20, 30, 31], set(batch.positives.tolist())
+    items = set(batch.positives.tolist())
     if loss != "pairwise":
         draws = numpy_stream(3, "distillation", "ftd", "negatives")
         items |= set(draws.integers(NUM_ITEMS, size=len(batch)).tolist())
     listed = sorted(items)
-    alone = rows.take(torch.tensor(windows))
     both = stacked(
-        Embedded(student.encode(alone.items, alone.mask), teacher.windows[windows]),
+        Embedded(student.encode(batch.items, batch.mask), teacher.windows[batch.window_of]),
         Embedded(student.item_table()[listed], teacher.items[listed]),
     )
     wanted = naive_gap(both.student, both.teacher) / len(batch)
@@ -109,6 +111,20 @@ def test_the_student_comes_to_have_the_teachers_topology() -> None:
         term, student, rows, 1.0, 150, lambda: float(term(student, everything).detach())
     )
     assert after < 0.5 * before
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_teacher_is_as_it_was_also_after_an_error(training: bool) -> None:
+    teacher = make()
+    module = cast(nn.Module, teacher).train(training)
+
+    def fails() -> None:
+        assert not module.training
+        raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"), on_device(teacher, torch.device("cpu")):
+        fails()
+    assert module.training == training
 
 
 def test_a_teacher_without_embeddings_is_refused() -> None:
