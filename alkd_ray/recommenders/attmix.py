@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alkd_ray.errors import InputError
+from alkd_ray.recommenders._lookup import rows_of
 from alkd_ray.recommenders._parameters import append_bias, append_one, check_sizes, normal
 from alkd_ray.registry import PluginConfig
 
@@ -140,7 +141,7 @@ class AttMix(nn.Module):
         vectors = self._normalised(functional.embedding(items, self.item_embedding))
         if self.item_bias is None:
             return vectors
-        return torch.cat([vectors, self.item_bias[items].unsqueeze(-1)], -1)
+        return torch.cat([vectors, rows_of(self.item_bias.unsqueeze(1), items)], -1)
 
     def score(self, items: Tensor, mask: Tensor) -> Tensor:
         """``[B, N]`` float32 scores of all items, as the contract of the room says."""
