@@ -22,7 +22,8 @@ from alkd_ray.reproduction.studies import GAMES, HETREC, Study
 from alkd_ray.runtime import sweep as running
 from alkd_ray.runtime.sweep import SweepListener, SweepOutcome
 from alkd_ray.stages import Context, Silent
-from alkd_ray.sweeps.config import OWN, Sweep, load
+from alkd_ray.sweeps.config import OWN, Sweep, load, points
+from alkd_ray.sweeps.records import Setting
 from alkd_ray.sweeps.tables import as_csv
 from alkd_ray.types import RunStatus
 
@@ -195,9 +196,9 @@ def _asked(entries: Sequence[Entry], prices: Mapping[str, float]) -> Table:
 
 def _seen_afterwards(finished: Finished, root: Path) -> Table:
     """What the sessions that each setting selected turned out to be."""
-    configs = {
-        one.setting.label: finished.sweep.of(one.setting.point) for one in finished.standings
-    }
+    there = {one.setting.id for one in finished.standings}
+    settings = [Setting(point) for point in points(finished.sweep.config)]
+    configs = {one.label: finished.sweep.of(one.point) for one in settings if one.id in there}
     return Table(
         f"Selection as seen afterwards, {finished.dataset}",
         effects.table(effects.collect(configs, root)),
