@@ -66,7 +66,8 @@ def _holding(gaps: Sequence[Contrasted]) -> Finding:
     if holding:
         shown = [f"{_name(gap)} {signed(gap.comparison.difference.mean)}" for gap in holding]
         return Finding(
-            f"{len(holding)} of these {len(gaps)} differences hold after Holm's correction",
+            f"{len(holding)} of these {len(gaps)} differences hold"
+            f"{'s' if len(holding) == 1 else ''} after Holm's correction",
             "; ".join(shown),
         )
     least = [gap.comparison.difference for gap in gaps if gap.comparison.difference.standard_error]
