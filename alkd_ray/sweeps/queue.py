@@ -99,6 +99,7 @@ class TrialQueue:
         """
         self.search = search
         self.records = dict(records)
+        self._ahead = set(records)  # those whose settings the search has not come to again
         self.running: dict[str, Trial] = {}
         self._trials_of = trials_of
         self._backbone_of = backbone_of
@@ -115,7 +116,8 @@ class TrialQueue:
     @property
     def left(self) -> int:
         """Trials that are neither over nor given out, as far as they are known."""
-        return self.search.left * self._per_setting + self.waiting
+        to_come = self.search.left * self._per_setting - len(self._ahead)
+        return max(to_come, 0) + self.waiting
 
     @property
     def is_over(self) -> bool:
@@ -160,6 +162,7 @@ class TrialQueue:
             trials = self._trials_of(setting)
             self._open[setting.id] = _Open(setting, {trial.id for trial in trials})
             for trial in trials:
+                self._ahead.discard(trial.id)
                 known = self.records.get(trial.id)
                 if known is None or known.inputs != trial.inputs:
                     self.records.pop(trial.id, None)

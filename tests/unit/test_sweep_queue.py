@@ -81,8 +81,10 @@ def test_a_sweep_goes_on_from_what_is_known_unless_more_was_bought_since() -> No
     stale = next(iter(known))
     known[stale] = replace(known[stale], inputs="other")
     work = queue(sweep(), known)
+    assert work.left == 12 - 4  # the stale one turns up when the search comes to it
     left = {trial.id for _ in range(20) for trial in work.take(1)}
     assert len(left) == 12 - 3
+    assert work.left == 0
     assert stale in left
 
 
