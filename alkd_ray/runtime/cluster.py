@@ -6,12 +6,13 @@ import atexit
 import logging
 import os
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from alkd_ray.errors import InputError
+from alkd_ray.errors import AlkdError, InputError
 from alkd_ray.storage import Storage
 
 # Set before Ray starts, so that its processes inherit it; whoever wants to see more sets his own.
@@ -20,6 +21,9 @@ QUIET_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_LOG_LEVEL": "ERROR",
 }
+
+STARTS = 3
+TOO_SLOW = "timed out during startup"  # part of what Ray says then
 
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -47,9 +51,32 @@ def ensure_ray(num_cpus: int | None = None) -> bool:
     if address:
         ray.init(address=address, **quiet)
     else:
-        ray.init(num_cpus=num_cpus or max(2, os.cpu_count() or 2), include_dashboard=False, **quiet)
+        cpus = num_cpus or max(2, os.cpu_count() or 2)
+        _start(num_cpus=cpus, include_dashboard=False, **quiet)
     atexit.register(shutdown)
     return True
+
+
+def _start(**given: Any) -> None:
+    """Starts Ray; again if it was too slow: it gives itself 30 seconds, few on a busy machine.
+
+    What a start in vain leaves running ends with this process.
+
+    Raises:
+        AlkdError: it was too slow every time.
+    """
+    for _ in range(STARTS):
+        try:
+            ray.init(**given)
+        except Exception as error:  # Ray raises no kind of its own for it
+            if TOO_SLOW not in str(error):
+                raise
+        else:
+            return
+    raise AlkdError(
+        f"Ray did not start within 30 seconds, {STARTS} times; the machine may be too busy: try "
+        "again later, or join a running Ray (RAY_ADDRESS)"
+    )
 
 
 def shutdown() -> None:

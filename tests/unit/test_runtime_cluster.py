@@ -1,0 +1,61 @@
+"""A Ray that is slow to start is started again; any other failure is not hidden."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import ray
+
+from alkd_ray.errors import AlkdError
+from alkd_ray.runtime import cluster
+
+# What Ray raises, word for word.
+SLOW = (
+    "The current node timed out during startup. This could happen because some of the raylet "
+    "failed to startup or the GCS has become overloaded."
+)
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, *failures: str) -> list[dict]:
+    """Has the first starts fail; counts them all."""
+    started: list[dict] = []
+
+    def init(**given: object) -> None:
+        started.append(given)
+        if len(started) <= len(failures):
+            raise Exception(failures[len(started) - 1])
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return started
+
+
+def test_a_slow_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = failing(monkeypatch, SLOW, SLOW)
+    assert cluster.ensure_ray(num_cpus=2)
+    assert len(started) == 3
+    assert started[0] == started[2]
+
+
+def test_a_machine_that_is_always_too_busy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = failing(monkeypatch, *[SLOW] * 9)
+    with pytest.raises(AlkdError, match="did not start within 30 seconds, 3 times"):
+        cluster.ensure_ray()
+    assert len(started) == cluster.STARTS
+
+
+def test_another_failure_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = failing(monkeypatch, "no room in /dev/shm")
+    with pytest.raises(Exception, match="no room"):
+        cluster.ensure_ray()
+    assert len(started) == 1
+
+
+def test_the_words_are_those_of_the_ray_that_is_installed() -> None:
+    found = importlib.util.find_spec("ray._private.node")
+    assert found is not None
+    assert found.origin is not None
+    assert cluster.TOO_SLOW in Path(found.origin).read_text("utf-8")
