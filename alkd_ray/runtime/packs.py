@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ WHY_NOT_BEGUN = {
     "failed": f"its process ended {MOST_BEGINS} times without a result: out of memory?",
 }
 PACK_RETRIES = 10
+MOST_LOSSES = 3
 
 # Takes note of what became of trials, durably.
 Tell = Callable[[list[TrialRecord]], None]
@@ -141,6 +143,7 @@ class _Packs(Searcher):
         self._packs: dict[str, list[Trial]] = {}
         self._began: dict[str, float] = {}
         self._seconds: dict[str, list[float]] = {}
+        self._lost: Counter[str] = Counter()  # trial -> packs that ended with nothing done
 
     # Tune copies and pickles what it was given, to restore it. Here the journal is what a sweep
     # goes on from, and there is one queue.
@@ -187,16 +190,20 @@ class _Packs(Searcher):
         left = [trial for trial in pack if trial.id in self._queue.running]
         if not left:
             self._sizes.add(seconds, took)
-        elif len(left) < len(pack):
-            self._queue.give_back(left)
-        else:
-            reason = f"its actor could not work (tried {PACK_RETRIES} times); see Ray's logs"
-            self._tell(
-                [
-                    TrialRecord(t.id, t.point, t.seed, t.inputs, "failed", reason=reason)
-                    for t in left
-                ]
-            )
+            return
+        # Tune ends a pack at once, without a retry, when an actor dies that was just being handed
+        # it; only what is lost again and again, with whatever it is packed, cannot be run.
+        if len(left) == len(pack):
+            self._lost.update(trial.id for trial in left)
+        hopeless = [trial for trial in left if self._lost[trial.id] >= MOST_LOSSES]
+        reason = f"its actor could not work, {MOST_LOSSES} times; see Ray's logs"
+        self._tell(
+            [
+                TrialRecord(t.id, t.point, t.seed, t.inputs, "failed", reason=reason)
+                for t in hopeless
+            ]
+        )
+        self._queue.give_back([trial for trial in left if trial not in hopeless])
 
 
 def _name(pack: Any) -> str:

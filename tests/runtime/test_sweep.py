@@ -16,7 +16,7 @@ from alkd_ray.errors import InputError
 from alkd_ray.evaluation.metrics import metric_values
 from alkd_ray.evaluation.ranks import read_ranks
 from alkd_ray.pipeline import Engines
-from alkd_ray.runtime.packs import MOST_BEGINS, _Board, _Packs
+from alkd_ray.runtime.packs import MOST_BEGINS, MOST_LOSSES, _Board, _Packs
 from alkd_ray.stages import Silent
 from alkd_ray.sweeps import journal as journals
 from alkd_ray.sweeps.config import AshaConfig, SweepConfig, load
@@ -278,3 +278,27 @@ def test_the_size_of_packs_is_learned_from_all_of_a_packs_trials_the_last_ones_t
     assert sizes.trial_seconds == pytest.approx((9.0 + 21.0) / 6)
     assert not queue.running
     assert len(queue.records) == 6
+
+
+def test_a_pack_that_was_lost_whole_is_given_out_again_and_given_up_after_three_times() -> None:
+    """Tune ends a pack without a retry when the actor that is just being handed it dies."""
+    over = {"a.x": {"grid": [1, 2]}}
+    config = SweepConfig.model_validate({"run": {}, "over": over})
+    queue = TrialQueue(
+        Listed(config), lambda s: [Trial(s.point, 1, "d", "t")], lambda s: "fpmc", "ndcg@10", 1, {}
+    )
+    told: list[TrialRecord] = []
+
+    def tell(records: list[TrialRecord]) -> None:
+        told.extend(records)
+        for record in records:
+            queue.tell(record)
+
+    packs = _Packs(queue, PackSizes(2), 2, tell)
+    for number in range(MOST_LOSSES):
+        assert not told
+        assert len(packs.suggest(f"pack {number}")["pack"]) == 2
+        packs.on_trial_complete(f"pack {number}", None, error=True)
+    assert [record.status for record in told] == ["failed"] * 2
+    assert "could not work, 3 times" in told[0].reason
+    assert queue.is_over
