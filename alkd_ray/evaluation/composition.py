@@ -75,12 +75,13 @@ def compose(
         unanswered: selected sessions without a ranking.
         cutoff: k of a hit.
     """
-    effects = effects_of(rankings, student_top, targets, cutoff)
-    row, place, items = _flat(rankings)
+    flat = _flat(rankings)
+    places = _target_places(flat, targets)
+    effects = _effects(places, student_top, targets, cutoff)
+    row, place, items = flat
     first = place <= cutoff
     student_top = student_top[:, :cutoff]
     shared = (student_top[row[first]] == items[first, None]).any(1).sum()
-    places = _target_places(rankings, targets)
     return Composition(
         cutoff=cutoff,
         effective=int((effects == EFFECTIVE).sum()),
@@ -99,16 +100,20 @@ def effects_of(
 
     For the arguments see :func:`compose`.
     """
-    llm_hits = _target_places(rankings, targets) <= cutoff
+    return _effects(_target_places(_flat(rankings), targets), student_top, targets, cutoff)
+
+
+def _effects(places: IntArray, student_top: IntArray, targets: IntArray, cutoff: int) -> IntArray:
+    """See :func:`effects_of`; ``places`` are those of :func:`_target_places`."""
     student_hits = (student_top[:, :cutoff] == targets[:, None]).any(1)
-    return np.where(llm_hits, np.where(student_hits, SIMILAR, EFFECTIVE), INCORRECT)
+    return np.where(places <= cutoff, np.where(student_hits, SIMILAR, EFFECTIVE), INCORRECT)
 
 
-def _target_places(rankings: Sequence[IntArray], targets: IntArray) -> IntArray:
+def _target_places(flat: tuple[IntArray, IntArray, IntArray], targets: IntArray) -> IntArray:
     """``[R]``, the place of each target in its ranking, from 1; ``_NEVER`` where absent."""
-    row, place, items = _flat(rankings)
+    row, place, items = flat
     is_target = items == targets[row]
-    found = np.full(len(rankings), _NEVER)
+    found = np.full(len(targets), _NEVER)
     np.minimum.at(found, row[is_target], place[is_target])
     return found
 

@@ -52,7 +52,7 @@ def rank_targets(
         score is not a number. A not-a-number score of another item stands above the target.
     """
     ranks = np.empty(len(sessions), np.int64)
-    below = np.empty((block_rows, recommender.num_items), bool)
+    below = np.empty((min(block_rows, len(sessions)), recommender.num_items), bool)
     with torch.inference_mode():
         for start, scores, targets in _blocks(
             recommender, sessions, window, block_rows, exclude, also_exclude
@@ -131,7 +131,9 @@ class _Scorer:
     transposed table is 3 times slower than with a copy that lies so.
     """
 
-    def __init__(self, recommender: Recommender, items: Tensor, mask: Tensor) -> None:
+    def __init__(
+        self, recommender: Recommender, items: Tensor, mask: Tensor, block_rows: int
+    ) -> None:
         self._recommender = recommender
         self._items = items
         self._mask = mask
@@ -140,6 +142,7 @@ class _Scorer:
         self._first = 0
         if self._backbone is not None:
             self._table = self._backbone.item_table().T.contiguous()  # [d, N]
+            self._scores = self._table.new_empty((block_rows, self._table.shape[1]))
 
     def __call__(self, start: int, stop: int) -> Tensor:
         """``[stop - start, N]``; of a backbone, valid until the next call."""
@@ -150,8 +153,6 @@ class _Scorer:
             self._encoded = self._backbone.encode(self._items[many], self._mask[many])
             self._first = start
         rows = self._encoded[start - self._first : stop - self._first]  # [B, d]
-        if start == 0:
-            self._scores = self._table.new_empty((stop, self._table.shape[1]))
         return torch.mm(rows, self._table, out=self._scores[: len(rows)])
 
 
@@ -169,7 +170,7 @@ def _blocks(
     items, mask, targets = (
         torch.from_numpy(part).to(device) for part in (batch.items, batch.mask, batch.targets)
     )
-    score = _Scorer(recommender, items, mask)
+    score = _Scorer(recommender, items, mask, min(block_rows, len(sessions)))
     for start in range(0, len(sessions), block_rows):
         stop = min(start + block_rows, len(sessions))
         scores = score(start, stop)  # [B, N]

@@ -89,14 +89,9 @@ class Cell:
     paper: float | None = None
 
     @property
-    def held(self) -> Estimate | None:
-        """What the paper's number is held against."""
-        return self.reference or self.ours
-
-    @property
     def verdict(self) -> Verdict:
         """Where the paper's number lies to our interval of the same quantity."""
-        held = self.held
+        held = self.reference or self.ours
         if held is None or self.paper is None:
             return ""
         # The paper prints five decimals.
@@ -157,20 +152,22 @@ def analyse(study: Study, entries: Sequence[Entry], resamples: int, seed: int) -
     cells: dict[tuple[str, str, str, str], Cell] = {}
     gaps: dict[str, list[Contrasted]] = {metric: [] for metric in study.metrics}
     teachers: dict[str, list[Contrasted]] = {metric: [] for metric in study.metrics}
-    resamples = max(resamples, RESAMPLES_PER_DIFFERENCE * len(_comparable(study, entries)))
-    for dataset in dict.fromkeys(entry.dataset for entry in entries):
-        inside = [entry for entry in entries if entry.dataset == dataset]
+    by_dataset: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_dataset.setdefault(entry.dataset, []).append(entry)
+    compared = {name: _with_results(pairs(study, inside)) for name, inside in by_dataset.items()}
+    differences = sum(map(len, compared.values()))
+    resamples = max(resamples, RESAMPLES_PER_DIFFERENCE * differences)
+    for dataset, inside in by_dataset.items():
         measured = _Measured([entry for entry in inside if entry.values], resamples, seed)
         for entry in inside:
             for metric in study.metrics:
                 key = (dataset, entry.row, entry.column, metric)
                 cells[key] = _cell(study, entry, metric, measured)
+        taught = _with_results(_teachers(inside))
         for metric in study.metrics:
-            for found, compared in (
-                (gaps, _comparable(study, inside)),
-                (teachers, _with_results(_teachers(inside))),
-            ):
-                found[metric] += [measured.contrast(*pair, metric) for pair in compared]
+            gaps[metric] += [measured.contrast(*pair, metric) for pair in compared[dataset]]
+            teachers[metric] += [measured.contrast(*pair, metric) for pair in taught]
     return Analysis(cells, _corrected(gaps), _corrected(teachers), resamples)
 
 
@@ -192,14 +189,6 @@ def pairs(study: Study, entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
             if main and column != study.main:
                 found.append((main, entry))
     return found
-
-
-def _comparable(study: Study, entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
-    """The differences that a study takes, of all datasets, where both sides have results."""
-    found = []
-    for dataset in dict.fromkeys(entry.dataset for entry in entries):
-        found += pairs(study, [entry for entry in entries if entry.dataset == dataset])
-    return _with_results(found)
 
 
 def _teachers(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
