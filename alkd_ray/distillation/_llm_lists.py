@@ -12,7 +12,7 @@ from torch import Tensor
 from alkd_ray.distillation import Knowledge
 from alkd_ray.distillation._rankings import flattened, session_rows
 from alkd_ray.distillation._robust import block_rows
-from alkd_ray.types import IntArray, SessionSet
+from alkd_ray.training.examples import last_rows
 
 _GROUP = 64
 """Neighbouring scores of which only the largest is compared first."""
@@ -114,16 +114,6 @@ def lists_of(
         distance = _distances(texts, listed, torch.from_numpy(first))
         fixed = fixed + gamma_confidence * _softmax(-distance, is_item)
     return LLMLists(torch.from_numpy(of_window), listed, is_item, fixed)
-
-
-def last_rows(train: SessionSet, examples: Literal["last", "prefixes"]) -> IntArray:
-    """``[S]`` int64, the training row whose input is the whole session, -1 = there is none.
-
-    See :func:`alkd_ray.training.examples.of_sessions` for the rows.
-    """
-    has_input = train.lengths > 0
-    rows = np.cumsum(has_input) - 1 if examples == "last" else train.offsets[1:] - 1
-    return np.where(has_input, rows, -1)
 
 
 def in_top(encoded: Tensor, table: Tensor, items: Tensor, top: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -57,13 +56,6 @@ def popularity_groups(train: SessionSet, num_items: int, groups: int) -> IntArra
     found[order] = np.minimum(groups * middle // max(2 * int(until[-1]), 1), groups - 1)
     found[counts == 0] = -1
     return found
-
-
-def sessions_of_rows(train: SessionSet, kind: Literal["last", "prefixes"]) -> IntArray:
-    """``[R]`` int64, the session of each row that ``examples.of_sessions`` makes."""
-    if kind == "last":
-        return np.flatnonzero(train.lengths > 0)
-    return np.repeat(np.arange(len(train)), train.lengths)
 
 
 def teacher_lists(

@@ -22,14 +22,13 @@ from alkd_ray.distillation._score_gaps import score_gaps
 from alkd_ray.distillation._teacher_lists import (
     TeacherLists,
     popularity_groups,
-    sessions_of_rows,
     teacher_lists,
 )
 from alkd_ray.errors import InputError
 from alkd_ray.recommenders import Backbone, embed_candidates
 from alkd_ray.registry import PluginConfig
 from alkd_ray.seeds import numpy_stream
-from alkd_ray.training.examples import RowBatch
+from alkd_ray.training.examples import RowBatch, sessions_of_rows
 from alkd_ray.training.loop import TrainingResult
 from alkd_ray.types import FloatArray, IntArray
 

@@ -123,6 +123,21 @@ def of_sessions(sessions: SessionSet, kind: Literal["last", "prefixes"], window:
     )
 
 
+def sessions_of_rows(sessions: SessionSet, kind: Literal["last", "prefixes"]) -> IntArray:
+    """``[R]`` int64, the session of each row that :func:`of_sessions` makes."""
+    if kind == "last":
+        return np.flatnonzero(sessions.lengths > 0)
+    return np.repeat(np.arange(len(sessions)), sessions.lengths)
+
+
+def last_rows(sessions: SessionSet, kind: Literal["last", "prefixes"]) -> IntArray:
+    """``[S]`` int64, the row of :func:`of_sessions` that has a whole session's input; -1 = none."""
+    session_of = sessions_of_rows(sessions, kind)  # ascending; the longest prefix comes last
+    found = np.full(len(sessions), -1, np.int64)
+    np.maximum.at(found, session_of, np.arange(len(session_of)))
+    return found
+
+
 def of_rankings(
     sessions: SessionSet,
     session_rows: IntArray,

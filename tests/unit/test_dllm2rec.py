@@ -16,14 +16,14 @@ from alkd_ray import registry
 from alkd_ray.config import TrainingConfig
 from alkd_ray.distillation import Knowledge, _llm_lists, _robust
 from alkd_ray.distillation._list_loss import ListLoss
-from alkd_ray.distillation._llm_lists import LLMLists, in_top, last_rows, lists_of
+from alkd_ray.distillation._llm_lists import LLMLists, in_top, lists_of
 from alkd_ray.distillation._robust import propensities
 from alkd_ray.errors import InputError
 from alkd_ray.recommenders import Backbone
 from alkd_ray.seeds import numpy_stream, torch_stream
 from alkd_ray.sessions import from_lists
 from alkd_ray.training import examples
-from alkd_ray.training.examples import RowBatch
+from alkd_ray.training.examples import RowBatch, last_rows
 from alkd_ray.training.loop import TrainingResult, train_rows
 from alkd_ray.training.losses import InBatchPairwise, Loss
 from tests.ranked_world import (

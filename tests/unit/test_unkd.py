@@ -17,7 +17,6 @@ from alkd_ray.distillation import Knowledge, _teacher_lists
 from alkd_ray.distillation._teacher_lists import (
     TeacherLists,
     popularity_groups,
-    sessions_of_rows,
     teacher_lists,
 )
 from alkd_ray.distillation.unkd import GroupedPairs, UnKD, pairs_of_groups
@@ -26,7 +25,7 @@ from alkd_ray.recommenders import Backbone, Recommender
 from alkd_ray.seeds import numpy_stream, torch_stream
 from alkd_ray.sessions import from_lists, of_split, positional_split
 from alkd_ray.training import examples
-from alkd_ray.training.examples import RowBatch
+from alkd_ray.training.examples import RowBatch, sessions_of_rows
 from alkd_ray.training.loop import train_rows
 from alkd_ray.types import SessionSet
 
