@@ -2,11 +2,14 @@
 
     python benchmarks/sweep.py                       half-second trials, all four forms
     python benchmarks/sweep.py --trials 1000 --seconds 1 --forms packed   overhead over the ideal
+    python benchmarks/sweep.py --sweep tune_configs/figure3_budget.yaml --trials 60
+                                 --slow-trials 20 --forms packed fresh    settings of a real sweep
 
-All forms run the same trials (real ones: distil on the embedded world, validate) below the same run
-root, from which the trials' outputs are removed in between; what trials share is made before the
-clock starts, and Ray is running. The ideal is the trials' own seconds, divided among the actors.
-Wall time holds Tune's start, the actors' start, and all hand-overs.
+All forms run real trials (distil on the embedded world, or as the sweep says, and validate) below
+the same run root, from which the trials' outputs are removed in between; what trials share is made
+before the clock starts, and Ray is running. Of a sweep the settings are taken at even distances,
+each with all its seeds. The ideal is the trials' own seconds, divided among the actors. Wall time
+holds Tune's start, the actors' start, and all hand-overs.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +28,14 @@ import psutil
 import yaml
 
 from alkd_ray.pipeline import Engines
-from alkd_ray.runtime import cluster, packs
+from alkd_ray.runtime import cluster, packs, pretraining
 from alkd_ray.stages import Silent
 from alkd_ray.sweeps import shared as sharing
 from alkd_ray.sweeps import trials as one_trial
-from alkd_ray.sweeps.config import Sweep, load
+from alkd_ray.sweeps.config import Sweep, load, points
 from alkd_ray.sweeps.queue import TrialQueue
-from alkd_ray.sweeps.records import TrialRecord
+from alkd_ray.sweeps.records import Setting, TrialRecord
 from alkd_ray.sweeps.rungs import Rungs
-from alkd_ray.sweeps.search import Listed
 from alkd_ray.sweeps.shared import Shared
 
 FORMS = ("loop", "fresh", "reused", "packed")
@@ -96,21 +97,53 @@ def described(trials: int, steps: int) -> dict[str, Any]:
     }
 
 
-class Bench:
-    """A prepared sweep, whose trials can be run again and again."""
+def of_steps(folder: Path, trials: int, steps: int) -> Sweep:
+    """The sweep of :func:`described`, from a file."""
+    file = folder / f"sweep-{trials}-{steps}.yaml"
+    file.write_text(yaml.safe_dump(described(trials, steps)))
+    return load(file)
 
-    def __init__(self, folder: Path, trials: int, steps: int) -> None:
-        self.root = folder / "home"
-        file = folder / f"sweep-{trials}-{steps}.yaml"
-        file.write_text(yaml.safe_dump(described(trials, steps)))
-        self.sweep: Sweep = load(file)
+
+def evenly(sweep: Sweep, trials: int) -> list[Setting]:
+    """Settings of a sweep at even distances, that make about so many trials."""
+    found = list({setting.id: setting for setting in map(Setting, points(sweep.config))}.values())
+    wanted = min(len(found), max(1, round(trials / len(sweep.seeds))))
+    return [found[number * len(found) // wanted] for number in range(wanted)]
+
+
+class Some:
+    """A search over given settings."""
+
+    def __init__(self, settings: list[Setting]) -> None:
+        self._left = settings[::-1]
+
+    def next(self) -> Setting | None:
+        """The next one."""
+        return self._left.pop() if self._left else None
+
+    def tell(self, setting: Setting, value: float | None) -> None:
+        """Changes nothing."""
+
+    @property
+    def left(self) -> int:
+        """Those that are to come."""
+        return len(self._left)
+
+
+class Bench:
+    """A prepared sweep, some of whose trials can be run again and again."""
+
+    def __init__(self, sweep: Sweep, root: Path, trials: int) -> None:
+        self.root = root
+        self.sweep = sweep
+        self.settings = evenly(sweep, trials)
         self.shared: Shared = sharing.prepare(
-            {"": self.sweep.of({})},
+            {setting.id: sweep.of(setting.point) for setting in self.settings},
             self.sweep.sweep_id,
             self.root,
             Silent(),
             Engines(),
-            sharing.train_in_process,
+            pretraining.train,
             lambda plan: None,
         )
 
@@ -118,14 +151,14 @@ class Bench:
         """Runs all trials in one form."""
         for stage in ("distillation", "validation"):
             shutil.rmtree(self.root / stage, ignore_errors=True)
-        search = Listed(self.sweep.config)
-        trials = search.left
+        seeds = len(self.sweep.seeds)
+        trials = len(self.settings) * seeds
         queue = TrialQueue(
-            search,
+            Some(self.settings),
             lambda setting: self.shared.trials(setting, self.sweep.of(setting.point)),
-            lambda setting: "fpmc",
+            lambda setting: self.sweep.of(setting.point).student.backbone,
             self.sweep.config.metric,
-            1,
+            seeds,
             {},
         )
         records: list[TrialRecord] = []
@@ -171,7 +204,7 @@ def memory() -> int:
 
 def steps_for(folder: Path, seconds: float) -> int:
     """Training steps of a trial that takes about ``seconds``, measured in this process."""
-    bench = Bench(folder, 3, STEPS_FIRST)
+    bench = Bench(of_steps(folder, 3, STEPS_FIRST), folder / "home", 3)
     bench.run("loop")  # warm
     timed = bench.run("loop")
     return max(20, round(STEPS_FIRST * seconds / (timed.work / timed.trials)))
@@ -184,18 +217,23 @@ def main() -> None:
     parser.add_argument("--slow-trials", type=int, default=12, help="of fresh and reused actors")
     parser.add_argument("--seconds", type=float, default=0.5, help="of a trial, about")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
+    parser.add_argument("--sweep", type=Path, help="a sweep file; --seconds is then its own")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     cluster.ensure_ray()
     found: dict[str, Timed] = {}
     with tempfile.TemporaryDirectory(prefix="alkd-sweep-") as scratch:
         folder = Path(scratch)
-        steps = steps_for(folder, given.seconds)
-        print(f"trials of {steps} steps, {os.cpu_count()} CPUs", flush=True)
-        run: Callable[[str, int], Timed] = lambda form, n: Bench(folder, n, steps).run(form)  # noqa: E731
+        if given.sweep:
+            sweep_of = lambda trials: load(given.sweep)  # noqa: E731
+            print(f"trials of {given.sweep}, {os.cpu_count()} CPUs", flush=True)
+        else:
+            steps = steps_for(folder, given.seconds)
+            sweep_of = lambda trials: of_steps(folder, trials, steps)  # noqa: E731
+            print(f"trials of {steps} steps, {os.cpu_count()} CPUs", flush=True)
         for form in given.forms:
             trials = given.slow_trials if form in ("fresh", "reused") else given.trials
-            found[form] = timed = run(form, trials)
+            found[form] = timed = Bench(sweep_of(trials), folder / "home", trials).run(form)
             print(
                 f"{form:<8} {timed.trials:>5} trials {timed.wall:8.1f} s  "
                 f"{timed.per_minute:7.1f} a minute  {timed.wall / timed.trials:6.2f} s a trial  "
@@ -206,7 +244,8 @@ def main() -> None:
     cluster.shutdown()
     if {"packed", "fresh"} <= found.keys():
         ratio = found["packed"].per_minute / found["fresh"].per_minute
-        print(f"packed / fresh actors: {ratio:.1f}x trials a minute (goal: 8x)")
+        goal = "" if given.sweep else " (goal for half-second trials: 8x)"
+        print(f"packed / fresh actors: {ratio:.1f}x trials a minute{goal}")
     if given.json:
         given.json.write_text(json.dumps({n: vars(t) for n, t in found.items()}, indent=1))
 

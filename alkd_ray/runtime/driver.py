@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -201,9 +202,13 @@ def _rows(shards: Path) -> int:
 
 def end_ray() -> None:
     """Ends Ray, if this process began it."""
-    import sys
-
-    if "ray" in sys.modules:
+    if has_ray():
         from alkd_ray.runtime import cluster
 
         cluster.shutdown()
+
+
+def has_ray() -> bool:
+    """Whether this process has Ray at hand, begun or joined; looks without importing it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()

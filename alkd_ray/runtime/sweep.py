@@ -43,6 +43,10 @@ class SweepListener(Listener, Protocol):
         ...
 
 
+# What is tested: a finalist's config, what became of its trial, and the trial.
+Test = tuple[RunConfig, TrialRecord, Trial]
+
+
 @dataclass(slots=True)
 class SweepOutcome:
     """How a sweep ended.
@@ -299,15 +303,46 @@ def _test_finalists(
 ) -> None:
     """Ranks the test sessions under the best settings' students; the search is over by then."""
     chosen = finalists(outcome.standings, outcome.sweep.config.finalists)
-    todo = [
-        (configs(standing.setting), outcome.records[trial.id], trial)
-        for standing in chosen
-        for trial in outcome.shared.trials(standing.setting, configs(standing.setting))
-    ]
-    if not todo:
+    groups: dict[tuple[str, str], list[Test]] = {}
+    for standing in chosen:
+        config = configs(standing.setting)
+        for trial in outcome.shared.trials(standing.setting, config):
+            record = outcome.records[trial.id]
+            # Trials of the same models stay together: each model is looked at once.
+            groups.setdefault((trial.teacher, record.student), []).append((config, record, trial))
+    if not groups:
         return
     listener.stage_started("evaluation of the finalists", None)
-    for number, (config, record, trial) in enumerate(todo):
-        outcome.tested[trial.id] = one_trial.test(config, record, trial, root)
-        listener.progress(number + 1, len(todo), "trials of finalists")
+    for found in _tested(list(groups.values()), root, listener):
+        outcome.tested |= found
     journal.add("tested", keys=outcome.tested)
+
+
+def _tested(
+    groups: list[list[Test]], root: Path, listener: SweepListener
+) -> list[dict[str, dict[str, str]]]:
+    """Trial -> role -> key of its ranks, for each group."""
+    config = groups[0][0][0]
+    total = sum(map(len, groups))
+    if len(groups) > 1 and driver.has_ray():  # it ran the trials, too
+        from alkd_ray.runtime.tasks import by_tasks
+
+        groups = sorted(groups, key=len, reverse=True)
+        return by_tasks(
+            _test_group,
+            [(group, root) for group in groups],
+            root,
+            Storage.of(config.storage),
+            lambda done: listener.progress(done, len(groups), "groups of finalists"),
+        )
+    found = []
+    for group in groups:
+        found.append(_test_group(group, root))
+        listener.progress(sum(map(len, found)), total, "trials of finalists")
+    return found
+
+
+def _test_group(group: list[Test], root: Path) -> dict[str, dict[str, str]]:
+    return {
+        trial.id: one_trial.test(config, record, trial, root) for config, record, trial in group
+    }

@@ -10,9 +10,10 @@ changed word is a new question that is paid for anew. A change of wording is the
 (``rank.v2.txt``) and a new version name.
 
 Titles come from outside and are data. Each is written as a JSON string on one numbered line of its
-own, with every character that could close a block, end the line, reorder or hide text written as
-``\uXXXX``; JSON reads the title back. So no title can pose as a part of the prompt. Against a
-model that obeys text inside quotes no notation helps; the system message tells it not to.
+own, with every character that could close a block, end the line, reorder or hide text, or begin a
+control token, written as ``\uXXXX``; JSON reads the title back. So no title can pose as a part of
+the prompt. Against a model that obeys text inside quotes no notation helps; the system message
+tells it not to.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f<>\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\ud800-\udfff"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    # The bracket of a control token: a server may read one in a message as it does its own. Those
+    # of Mistral's and GLM's tokenizers; other templates' begin with an angle bracket.
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_CONTENT|TOOL_RESULTS|ARGS|CALL_ID"
+    r"|THINK|MODEL_SETTINGS|PREFIX|MIDDLE|SUFFIX|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO"
+    r"|g?MASK|sMASK)\])"
 )
 _SECTION = re.compile(r"^=== (system|user) ===\n", re.MULTILINE)
 
