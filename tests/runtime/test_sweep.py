@@ -69,6 +69,14 @@ def test_a_sweep_by_ray_is_the_sweep_of_one_process_and_each_trial_that_of_a_run
     assert {name.rpartition("-")[0] for name in by_ray.tested} == chosen
     evaluated = list((homes["ray"] / "evaluation").iterdir())
     assert len(evaluated) == len({k for keys in by_ray.tested.values() for k in keys.values()})
+    # By tasks there, one after another here.
+    assert by_ray.tested == here.tested
+    for output in evaluated:
+        found, other = (
+            read_ranks(homes[name] / "evaluation" / output.name / "ranks.parquet")
+            for name in ("ray", "local")
+        )
+        assert found.ranks.tolist() == other.ranks.tolist()
 
 
 def test_shared_work_is_done_once_and_every_question_is_paid_once(
