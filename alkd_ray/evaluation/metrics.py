@@ -24,13 +24,27 @@ def metric_values(ranks: Ranks, metric: str) -> FloatArray:
     Raises:
         InputError: another name.
     """
+    name, cutoff = _parts(metric)
+    rank = ranks.ranks.astype(np.float64)
+    hit = rank <= cutoff
+    gain = {"recall": np.ones_like(rank), "ndcg": 1 / np.log2(1 + rank), "mrr": 1 / rank}[name]
+    return np.where(hit, gain, 0.0)
+
+
+def cutoff_of(metric: str) -> int:
+    """The last rank that counts for a metric.
+
+    Raises:
+        InputError: no such metric.
+    """
+    return _parts(metric)[1]
+
+
+def _parts(metric: str) -> tuple[str, int]:
     name, _, cutoff = metric.partition("@")
     if name not in ("recall", "ndcg", "mrr") or not cutoff.isdigit() or int(cutoff) < 1:
         raise InputError(f"unknown metric {metric!r}; known: recall@k, ndcg@k, mrr@k with k >= 1")
-    rank = ranks.ranks.astype(np.float64)
-    hit = rank <= int(cutoff)
-    gain = {"recall": np.ones_like(rank), "ndcg": 1 / np.log2(1 + rank), "mrr": 1 / rank}[name]
-    return np.where(hit, gain, 0.0)
+    return name, int(cutoff)
 
 
 def names(cutoffs: Sequence[int]) -> list[str]:

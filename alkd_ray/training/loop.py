@@ -17,8 +17,8 @@ from torch import nn
 
 from alkd_ray.config import TrainingConfig
 from alkd_ray.errors import AlkdError, InputError
-from alkd_ray.evaluation.metrics import metric_values
-from alkd_ray.evaluation.ranks import rank_targets
+from alkd_ray.evaluation.first_ranks import first_ranks
+from alkd_ray.evaluation.metrics import cutoff_of, metric_values
 from alkd_ray.recommenders import Backbone
 from alkd_ray.training import examples, soft_labels
 from alkd_ray.training.examples import Rows
@@ -213,9 +213,10 @@ class _Course:
     def validate(self, step: int, loss: float) -> None:
         self._check_numbers(step, loss)
         self.module.eval()
-        ranks = rank_targets(self.backbone, self.valid, self.window)
+        metric = self.training.metric
+        ranks = first_ranks(self.backbone, self.valid, self.window, cutoff_of(metric))
         self.module.train()
-        value = float(metric_values(ranks, self.training.metric).mean())
+        value = float(metric_values(ranks, metric).mean())
         self.history.append(
             {
                 "step": step,
