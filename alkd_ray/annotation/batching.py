@@ -101,19 +101,28 @@ class BatchAsker:
                 it is begun again.
         """
         async with BatchClient(self.endpoint) as client:
-            for entry in self.batches.under_way(self.endpoint.identity, self.endpoint.model):
-                if not self.batches.has_live_owner(entry.label):
-                    await self._resume(client, entry)
+            await self._take_over(client)
             self.rows.pull()
             while True:
                 await self._submit_all(client)
                 self.tell()
-                if not self.under_way:
+                # Rows that wait and are in no batch of ours are asked, or paid, by other drivers.
+                waits_for_others = bool(self.rows.waiting) and not self.desk.is_stopped
+                if not self.under_way and not waits_for_others:
                     return
                 await asyncio.sleep(self.settings.poll_seconds)
                 await self._look(client)
+                if waits_for_others:
+                    await self._take_over(client)
 
     # What is there.
+
+    async def _take_over(self, client: BatchClient) -> None:
+        """Goes on with the batches of drivers that have ended."""
+        for entry in self.batches.under_way(self.endpoint.identity, self.endpoint.model):
+            is_ours = entry.label in self.under_way
+            if not is_ours and not self.batches.has_live_owner(entry.label):
+                await self._resume(client, entry)
 
     async def _resume(self, client: BatchClient, entry: BatchEntry) -> None:
         """Takes over a batch of an earlier process."""

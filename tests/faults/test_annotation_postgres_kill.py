@@ -22,12 +22,14 @@ from alkd_ray.annotation.database import BooksError, Database, are_there
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.store import Store
 from alkd_ray.types import AnnotationOutcome
-from tests.annotation_rows import ONE_DOLLAR, Server, job, serving
+from tests.annotation_rows import ONE_DOLLAR, RATES, Server, job, serving
 from tests.conftest import ROOT
 from tests.postgres_server import Postgres, running
 
 COUNT, IN_FLIGHT = 60, 6
 LATENCY = ("--latency", ".1")
+BATCH_SIZE = 10
+BATCH_RATES = RATES | {"batch_input_usd_per_million": 0.075, "batch_output_usd_per_million": 0.3}
 
 # One driver: says what its pass ended with in one line of JSON.
 DRIVER = """
@@ -40,10 +42,10 @@ from tests.annotation_rows import job
 
 print("ready", flush=True)
 sys.stdin.readline()
-endpoint, books, folder, count, in_flight, cap, run = sys.argv[1:]
+endpoint, books, folder, count, cap, run, options, annotation = sys.argv[1:]
 here = replace(
-    job(Path(folder), endpoint, count=int(count), in_flight=int(in_flight),
-        caps=Caps(microusd=int(cap)), partial=True),
+    job(Path(folder), endpoint, count=int(count), caps=Caps(microusd=int(cap)), partial=True,
+        options=json.loads(options), **json.loads(annotation)),
     books_url=books, run_id=run)
 found = worker.annotate(here)
 print(json.dumps({
@@ -59,9 +61,15 @@ def server() -> Iterator[Postgres]:
         yield started
 
 
-def driver(endpoint: Server, url: str, folder: Path, run: str, cap: int) -> subprocess.Popen[str]:
+def driver(
+    endpoint: Server, url: str, folder: Path, run: str, cap: int, mode: str = "live"
+) -> subprocess.Popen[str]:
     """A process that is about to begin its pass, and waits for :func:`go`."""
-    given = [endpoint.url, url, str(folder), str(COUNT), str(IN_FLIGHT), str(cap), run]
+    annotation: dict = {"in_flight": IN_FLIGHT}
+    if mode == "batch":
+        annotation |= {"mode": mode, "batch_poll_seconds": 0.1, "batch_size": BATCH_SIZE}
+    given = [endpoint.url, url, str(folder), str(COUNT), str(cap), run]
+    given += [json.dumps({"rates": BATCH_RATES}), json.dumps(annotation)]
     process = subprocess.Popen(
         [sys.executable, "-c", DRIVER, *given],
         cwd=ROOT,
@@ -127,6 +135,78 @@ def test_two_drivers_buy_the_same_rows_once(server: Postgres, tmp_path: Path) ->
         assert ledger.state("test").held.requests == 0
         assert ledger.audit("test")
         assert {entry.status for entry in ledger.entries()} == {"settled"}
+
+
+@pytest.mark.parametrize("other", ["batch", "live"])
+def test_drivers_buy_the_same_rows_once_by_batches_too(
+    server: Postgres, tmp_path: Path, other: str
+) -> None:
+    url = server.database()
+    with serving(tmp_path, *LATENCY, "--batch-seconds", "1") as endpoint:
+        drivers = [
+            driver(endpoint, url, tmp_path, f"run {n}", 1_000_000, mode)
+            for n, mode in enumerate(("batch", other))
+        ]
+        go(*drivers)
+        found = [said(process) for process in drivers]
+        after = driver(endpoint, url, tmp_path, "run after", 1_000_000)
+        go(after)
+        third = said(after)
+        bill = endpoint.bill()
+    # By batches one waits for what the other has under way. A live pass does not wait for batches,
+    # which may take a day: such rows fail, and are there later.
+    assert found[0]["status"] == third["status"] == "complete", found
+    assert found[1]["status"] in {"batch": ("complete",), "live": ("complete", "partial")}[other]
+    assert found[0]["rankings"] == third["rankings"]
+    assert third["sent"] == 0
+    assert bill["requests"] == sum(one["sent"] for one in found) == COUNT
+    with Database(url, read_only=True) as reader:
+        ledger = Ledger(reader)
+        assert ledger.state("test").settled.microusd == bill["microusd"]
+        assert ledger.state("test").held.requests == 0
+        assert ledger.audit("test")
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["at work", "begun later"])
+def test_a_killed_drivers_batches_are_taken_over(
+    server: Postgres, tmp_path: Path, is_there: bool
+) -> None:
+    url = server.database()
+    with serving(tmp_path, "--batch-seconds", "6") as endpoint:
+        victim, other = (
+            driver(endpoint, url, tmp_path, name, 1_000_000, "batch")
+            for name in ("victim", "other")
+        )
+        go(victim)
+        while not submitted(url):
+            assert victim.poll() is None, victim.communicate()
+            time.sleep(0.05)
+        if is_there:
+            go(other)
+            time.sleep(2.0)
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate()
+        if not is_there:
+            go(other)
+        found = said(other)
+        bill = endpoint.bill()
+    assert found["status"] == "complete"
+    assert len(found["rankings"]) == COUNT
+    assert bill["requests"] == COUNT  # the batches that were under way were not bought again
+    with Database(url, read_only=True) as reader:
+        ledger = Ledger(reader)
+        assert ledger.state("test").settled.microusd == bill["microusd"]
+        assert ledger.state("test").held.requests == ledger.state("test").unresolved.requests == 0
+        assert ledger.audit("test")
+
+
+def submitted(url: str) -> int:
+    """Batches that the endpoint has taken."""
+    if not are_there(url):
+        return 0
+    with Database(url, read_only=True) as reader:
+        row = reader.execute("SELECT count(*) FROM batches WHERE batch_id <> ''").fetchone()
+        return row[0] if row else 0
 
 
 @pytest.mark.parametrize("share", [0.2, 0.7])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ SLOW = {
     },
 }
 KILLS_OF_DRIVER = 20
+SEEDS = {3: [1, 2], KILLS_OF_DRIVER: list(range(1, 11))}  # kills -> so that work is left for each
 
 
 @dataclass
@@ -119,9 +121,16 @@ class Sweeps:
 
 
 @pytest.fixture
-def sweeps(tmp_path: Path) -> Iterator[Sweeps]:
+def kills() -> int:
+    """How often it is killed; tests may say otherwise."""
+    return min(SEEDS)
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path, kills: int) -> Iterator[Sweeps]:
+    file = written(tmp_path, run=SLOW, seeds=SEEDS[kills])
     with tempfile.TemporaryDirectory(prefix="alkd-", ignore_cleanup_errors=True) as scratch:
-        here = Sweeps(written(tmp_path, run=SLOW), tmp_path / "home", Path(scratch))
+        here = Sweeps(file, tmp_path / "home", Path(scratch))
         try:
             yield here
         finally:
@@ -130,26 +139,37 @@ def sweeps(tmp_path: Path) -> Iterator[Sweeps]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """The table of the same sweep, in one process, without a kill."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    file = written(folder, run=SLOW)
-    done = subprocess.run(
-        [sys.executable, "-m", "alkd_ray", "sweep", str(file), "--json", "sweep.engine=local"],
-        env={**os.environ, "ALKD_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=True,
-    )
-    return json.loads(done.stdout)["settings"]
+def table_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict]]:
+    """The table of the same sweep, by kills, in one process, without a kill."""
+
+    @functools.cache
+    def undisturbed(kills: int) -> list[dict]:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        file = written(folder, run=SLOW, seeds=SEEDS[kills])
+        done = subprocess.run(
+            [sys.executable, "-m", "alkd_ray", "sweep", str(file), "--json", "sweep.engine=local"],
+            env={**os.environ, "ALKD_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=1_200,
+            check=True,
+        )
+        return json.loads(done.stdout)["settings"]
+
+    return undisturbed
 
 
-def check_each_trial_was_run_once(sweeps: Sweeps) -> None:
+@pytest.fixture
+def undisturbed(table_of: Callable[[int], list[dict]], kills: int) -> list[dict]:
+    """The table that a disturbed sweep has to end with."""
+    return table_of(kills)
+
+
+def check_each_trial_was_run_once(sweeps: Sweeps, seeds: int) -> None:
     """By the journal, and by the outputs' own dates: what is there was made once."""
     trials = sweeps.trials()
     worked = Counter(event["trial"] for event in trials if not event["reused"])
-    assert len({event["trial"] for event in trials}) == 2 * 2 * 2 * len((1, 2))
+    assert len({event["trial"] for event in trials}) == 2 * 2 * 2 * seeds
     assert all(times == 1 for times in worked.values())
     assert all(event["status"] == "complete" for event in trials)
     left = list((sweeps.home / "distillation").glob(".*.tmp"))
@@ -165,6 +185,7 @@ def test_a_killed_driver_resumes_to_the_same_table(
 ) -> None:
     rng = random.Random(kills)
     finished: set[str] = set()
+    told = []
     for _ in range(kills):
         driver = sweeps.start()
         # At any time from the import to the last trial; half of the kills while trials run.
@@ -180,15 +201,17 @@ def test_a_killed_driver_resumes_to_the_same_table(
         now = {event["trial"] for event in sweeps.trials()}
         assert finished <= now
         finished = now
+        told.append(f"{len(finished)} of {8 * len(SEEDS[kills])} trials were finished by then")
+    print(*told, sep="\n")
     last = sweeps.start("--resume")
     assert last.wait(WAIT_SECONDS * 3) == 0, sweeps.said
     assert sweeps.table() == undisturbed
-    check_each_trial_was_run_once(sweeps)
+    check_each_trial_was_run_once(sweeps, len(SEEDS[kills]))
 
 
 @pytest.mark.timeout(1_200)
 def test_a_sweep_ends_without_help_when_its_workers_are_killed(
-    sweeps: Sweeps, undisturbed: list[dict]
+    sweeps: Sweeps, undisturbed: list[dict], kills: int
 ) -> None:
     driver = sweeps.start("sweep.pack=4")
     for number in range(3):
@@ -198,7 +221,7 @@ def test_a_sweep_ends_without_help_when_its_workers_are_killed(
             worker.kill()
     assert driver.wait(WAIT_SECONDS * 3) == 0, sweeps.said
     assert sweeps.table() == undisturbed
-    check_each_trial_was_run_once(sweeps)
+    check_each_trial_was_run_once(sweeps, len(SEEDS[kills]))
 
 
 def test_the_sweep_varies_what_the_test_counts() -> None:
