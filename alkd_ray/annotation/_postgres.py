@@ -350,12 +350,15 @@ class PostgresConnection:
         Raises:
             InputError: the schema ``alkd`` holds something else.
         """
-        row = self._connection.execute("SELECT to_regclass('alkd.schema_version')").fetchone()
-        if row == (None,):
-            tables = self._connection.execute(
-                "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('alkd')"
-            ).fetchone()
-            if tables != (0,):
+        # In one statement: somebody may make the schema between two.
+        found = self._connection.execute(
+            "SELECT to_regclass('alkd.schema_version'), "
+            "(SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('alkd'))"
+        ).fetchone()
+        assert found is not None
+        books, tables = found
+        if books is None:
+            if tables:
                 raise InputError(f"{self.place}: its schema alkd is of another program")
             return 0
         row = self._connection.execute("SELECT coalesce(max(version), 0) FROM schema_version")

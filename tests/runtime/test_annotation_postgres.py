@@ -106,6 +106,17 @@ def test_many_may_open_new_books_at_once(url: str) -> None:
     opened[0].close()
 
 
+def test_whoever_looks_while_books_are_made_sees_none_or_all(server: Postgres) -> None:
+    for _ in range(5):
+        url = server.database()
+        with ThreadPoolExecutor(1) as pool:
+            made = pool.submit(Database, url)
+            while not made.done():
+                are_there(url)  # raises if it takes half of a schema for somebody else's
+            assert are_there(url)
+            made.result().close()
+
+
 def test_old_books_are_brought_up_to_date_and_newer_ones_refused(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
