@@ -386,6 +386,15 @@ def _content_hash(path: Path) -> str:
     for file in files if path.is_dir() else [path]:
         digest.update(file.name.encode())
         if file.is_file():
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
+            is_now = file.stat()
+            digest.update(_digest(file, is_now.st_ino, is_now.st_size, is_now.st_mtime_ns))
     return digest.hexdigest()[:16]
+
+
+# A report looks at hundreds of settings, each of which names the same files.
+@functools.lru_cache(maxsize=256)
+def _digest(file: Path, inode: int, size: int, changed_at: int) -> bytes:
+    """The SHA-256 of a file, read again once it is another one, or has changed."""
+    del inode, size, changed_at
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
