@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,9 +27,10 @@ ROWS_AT_ONCE = 200
 
 @dataclass(slots=True)
 class Wanted:
-    """A row to be asked: its question, the attempt, and how often that ended in an error."""
+    """A row to be asked: its question and key, the attempt, how often that ended in an error."""
 
     index: int
+    key: str
     attempt: int
     errors: int = 0
 
@@ -53,7 +55,8 @@ class BatchRows:
     """Rows of one pass; the desk is theirs alone.
 
     Attributes:
-        waiting: rows for the next batch.
+        waiting: rows for the next batch, each once and in order, by index. Rows of a batch that
+            was taken over from another driver may wait as well, until it is collected.
         by_key: request's key -> its row, of every row of the pass.
         format: the response format that the endpoint accepts, as far as known.
     """
@@ -67,16 +70,36 @@ class BatchRows:
         self.desk = desk
         self.tries = tries
         self.format = ResponseFormat(endpoint)
-        self.waiting: deque[Wanted] = deque()
+        self.waiting: OrderedDict[int, Wanted] = OrderedDict()
         self.by_key: dict[str, Wanted] = {}
+        self._over: set[int] = set()
 
     def pull(self) -> None:
         """Takes all rows from the desk."""
         while rows := self.desk.apply([Pull(WORKER, ROWS_AT_ONCE)])[0]:
             for row in rows:
-                wanted = Wanted(row.index, 1 if row.first_answer is None else 2)
-                self.by_key[self.questions[row.index].key] = wanted
-                self.waiting.append(wanted)
+                key = self.questions[row.index].key
+                wanted = Wanted(row.index, key, 1 if row.first_answer is None else 2)
+                self.by_key[key] = wanted
+                self.wait(wanted)
+
+    def wait(self, wanted: Wanted, *, first: bool = False) -> None:
+        """The row is for a next batch, behind the others or before them; unless it is over."""
+        if wanted.index not in self._over:
+            self.waiting[wanted.index] = wanted
+            if first:
+                self.waiting.move_to_end(wanted.index, last=False)
+
+    def next(self) -> Wanted:
+        """Takes the first one that waits."""
+        return self.waiting.popitem(last=False)[1]
+
+    def set_aside(self, keys: Container[str]) -> list[Wanted]:
+        """Takes the waiting rows whose key is one of these."""
+        found = [wanted for wanted in self.waiting.values() if wanted.key in keys]
+        for wanted in found:
+            del self.waiting[wanted.index]
+        return found
 
     def body(self, question: Question, wanted: Wanted) -> dict[str, Any]:
         """What is asked of a row, first or again."""
@@ -106,7 +129,7 @@ class BatchRows:
         readings = [question.read(answer.text) for answer in answers]
         if len(readings) < ATTEMPTS and readings[0].ask_again:
             wanted.attempt, wanted.errors = 2, 0
-            self.waiting.append(wanted)
+            self.wait(wanted)
             return
         self._finish(wanted, question, max(readings, key=lambda reading: reading.worth))
 
@@ -117,6 +140,7 @@ class BatchRows:
             self._finish(wanted, question, first)
 
     def _finish(self, wanted: Wanted, question: Question, reading: Reading) -> None:
+        self._end(wanted)
         ranking = tuple(int(item) for item in reading.ranking)
         self.desk.apply(
             [Finish(WORKER, wanted.index, question.key, ranking, reading.repairs, reading.failure)]
@@ -130,21 +154,26 @@ class BatchRows:
             self.desk.apply([Stop("stopped", f"{self.endpoint.base_url}: {problem}")])
             return
         if asked_with and self.format.gives_way(asked_with, problem):
-            self.waiting.append(wanted)
+            self.wait(wanted)
             return
         wanted.errors += 1
         if not problem.is_permanent and wanted.errors < self.tries:
-            self.waiting.append(wanted)
+            self.wait(wanted)
             return
         reason = str(problem)
         if not problem.is_permanent:
             reason = f"gave up after {wanted.errors} tries: {problem}"
         ends_row = wanted.attempt == 1
+        self._end(wanted)
         self.desk.apply(
             [GiveUp(WORKER, wanted.index, question.key, reason, problem.is_permanent, ends_row)]
         )
         if not ends_row:
             self._finish(wanted, question, question.read(self._answers(question)[0].text))
+
+    def _end(self, wanted: Wanted) -> None:
+        self._over.add(wanted.index)
+        self.waiting.pop(wanted.index, None)
 
     def _answers(self, question: Question) -> list[Answer]:
         stored = self.desk.store.answers([question.key])[question.key]

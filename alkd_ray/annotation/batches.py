@@ -103,13 +103,41 @@ class Batches:
         )
         return [entry_of(row) for row in rows]
 
-    def has_live_owner(self, label: str) -> bool:
-        """Whether another driver on the same books, one that has not ended, submitted it."""
-        writers = self.database.execute(
+    def claim(self, label: str) -> bool:
+        """Makes a batch this driver's, unless it is over, or the driver that has it lives.
+
+        Of several drivers that find the batch of a dead one, one gets it.
+        """
+        with self.database.transaction():
+            others = self.database.live_writers() - {self.database.writer}
+            if self.entry(label).is_over or self._writers(label) & others:
+                return False
+            self.database.execute(
+                "UPDATE holds SET writer = ? WHERE batch = ? AND batch <> ''",
+                (self.database.writer, label),
+            )
+            return True
+
+    def is_ours(self, label: str) -> bool:
+        """Whether it is not over, and nobody has claimed it.
+
+        A driver whose connection to the books was lost for a moment was taken for dead.
+        """
+        with self.database.transaction():
+            return not self.entry(label).is_over and self._writers(label) == {self.database.writer}
+
+    def keys_under_way(self) -> set[str]:
+        """Keys of all requests that are under way, anybody's, in a batch or not."""
+        rows = self.database.execute(
+            "SELECT request_key FROM holds WHERE status = 'held' AND request_key <> ''"
+        )
+        return {key for (key,) in rows}
+
+    def _writers(self, label: str) -> set[int]:
+        rows = self.database.execute(
             "SELECT DISTINCT writer FROM holds WHERE batch = ? AND batch <> ''", (label,)
         )
-        others = self.database.live_writers() - {self.database.writer}
-        return any(writer in others for (writer,) in writers)
+        return {writer for (writer,) in rows}
 
     def _found(self, condition: str, parameters: tuple[Any, ...]) -> list[BatchEntry]:
         rows = self.database.execute(

@@ -106,7 +106,7 @@ class BatchAsker:
             while True:
                 await self._submit_all(client)
                 self.tell()
-                # Rows that wait and are in no batch of ours are asked, or paid, by other drivers.
+                # Rows that wait now are under way with other drivers, or for what those hold.
                 waits_for_others = bool(self.rows.waiting) and not self.desk.is_stopped
                 if not self.under_way and not waits_for_others:
                     return
@@ -119,14 +119,37 @@ class BatchAsker:
 
     async def _take_over(self, client: BatchClient) -> None:
         """Goes on with the batches of drivers that have ended."""
-        for entry in self.batches.under_way(self.endpoint.identity, self.endpoint.model):
-            is_ours = entry.label in self.under_way
-            if not is_ours and not self.batches.has_live_owner(entry.label):
+        for entry in self.desk.database.patiently(
+            lambda _: self.batches.under_way(self.endpoint.identity, self.endpoint.model)
+        ):
+            if entry.label not in self.under_way and self._claims(entry.label):
                 await self._resume(client, entry)
+
+    def _claims(self, label: str) -> bool:
+        return self.desk.database.patiently(lambda _: self.batches.claim(label))
+
+    def _is_ours(self, label: str) -> bool:
+        return self.desk.database.patiently(lambda _: self.batches.is_ours(label))
+
+    def _holds(self, label: str) -> list[HoldEntry]:
+        return self.desk.database.patiently(lambda _: self.batches.holds(label))
+
+    def _let_go(self, label: str) -> None:
+        """Somebody has claimed the batch: its rows wait for what becomes of it there."""
+        self._forget(label)
+        known = self.rows.by_key
+        for hold in self._holds(label):
+            if hold.key in known:
+                self.rows.wait(known[hold.key])
+
+    def _forget(self, label: str) -> None:
+        """It is not one of ours, or not any more."""
+        self.desk.disown([hold.hold_id for hold in self._holds(label)])
+        self.under_way.pop(label, None)
 
     async def _resume(self, client: BatchClient, entry: BatchEntry) -> None:
         """Takes over a batch of an earlier process."""
-        holds = self.batches.holds(entry.label)
+        holds = self._holds(entry.label)
         self.desk.adopt([hold.hold_id for hold in holds if hold.status == "held"], WORKER)
         if entry.batch_id:
             self.under_way[entry.label] = entry
@@ -142,12 +165,16 @@ class BatchAsker:
     async def _submit_all(self, client: BatchClient) -> None:
         """Submits what the cap admits; the rest waits for what is given back."""
         elsewhere: list[Wanted] = []
+        if self.rows.waiting:
+            asked = self.desk.database.patiently(lambda _: self.batches.keys_under_way())
+            elsewhere = self.rows.set_aside(asked)
         while self.rows.waiting and not self.desk.is_stopped:
             draft = self._drafted(elsewhere)
             if not draft.lines:
                 break
             await self._submit(client, draft)
-        self.rows.waiting.extend(elsewhere)
+        for wanted in elsewhere:
+            self.rows.wait(wanted)
 
     def _drafted(self, elsewhere: list[Wanted]) -> Draft:
         """Holds for as many rows as one batch takes, and writes the batch down with them."""
@@ -156,7 +183,7 @@ class BatchAsker:
             while self.rows.waiting and len(draft.lines) < self.settings.size:
                 if draft.size >= MOST_FILE_BYTES:
                     break
-                wanted = self.rows.waiting.popleft()
+                wanted = self.rows.next()
                 hold_id = uuid4().hex
                 question = self.questions[wanted.index]
                 body = self.rows.body(question, wanted)
@@ -170,7 +197,7 @@ class BatchAsker:
                 elif verdict.too_dear:
                     self.rows.pass_over(wanted, question)
                 else:
-                    self.rows.waiting.appendleft(wanted)
+                    self.rows.wait(wanted, first=True)
                     break
             if draft.lines:
                 self.batches.prepare(
@@ -191,6 +218,9 @@ class BatchAsker:
                 await asyncio.sleep(RETRY_SECONDS * 2**number)
             try:
                 file_id = await client.upload(b"".join(draft.lines), name)
+                if not self._is_ours(draft.label):
+                    self._let_go(draft.label)
+                    return
                 self._submitted(draft.label, await client.create(file_id, draft.label))
                 return
             except NotBilledError as error:
@@ -241,16 +271,18 @@ class BatchAsker:
     def _give_back(self, label: str, outcome: str) -> None:
         """Ends a batch that was not billed: nothing of it was, or will be, generated."""
         with self.desk.database.transaction():
-            held = [hold for hold in self.batches.holds(label) if hold.status == "held"]
+            held = [hold for hold in self._holds(label) if hold.status == "held"]
             self.desk.apply([Release(hold.hold_id) for hold in held])
             self.batches.end(label, outcome)
-        known = self.rows.by_key
-        self.rows.waiting.extend(known[hold.key] for hold in held if hold.key in known)
+        self._let_go(label)
 
     # From batches to rows.
 
     async def _look(self, client: BatchClient) -> None:
         for label, entry in list(self.under_way.items()):
+            if not self._is_ours(label):
+                self._let_go(label)
+                continue
             status = await self._status(client, entry)
             if status is None:
                 self._lost(label)
@@ -279,7 +311,7 @@ class BatchAsker:
         """Records every line of a batch that is over, then what is left of it."""
         open_holds = {
             hold.hold_id: hold
-            for hold in self.batches.holds(label)
+            for hold in self._holds(label)
             if hold.status in ("held", "unresolved")
         }
         for file_id in (status.output_file_id, status.error_file_id):
@@ -295,7 +327,7 @@ class BatchAsker:
         else:
             self._leave(open_holds, f"the batch ended ({status.state}) without a word on it")
             self.batches.end(label, status.state)
-        del self.under_way[label]
+        self._forget(label)
 
     async def _collect_file(
         self, client: BatchClient, label: str, file_id: str, open_holds: dict[str, HoldEntry]
@@ -372,10 +404,10 @@ class BatchAsker:
                 self.rows.failed(wanted, self.questions[wanted.index], NotBilledError(why))
 
     def _lost(self, label: str) -> None:
-        holds = {hold.hold_id: hold for hold in self.batches.holds(label) if hold.status == "held"}
+        holds = {hold.hold_id: hold for hold in self._holds(label) if hold.status == "held"}
         self._leave(holds, "the endpoint does not know its batch any more")
         self.batches.end(label, "lost")
-        del self.under_way[label]
+        self._forget(label)
 
     def _unreachable(self, problem: NotBilledError) -> AlkdError:
         return AlkdError(

@@ -172,6 +172,11 @@ class Desk:
         """Takes over holds of an earlier process, those of a batch that is under way."""
         self._holds.update(dict.fromkeys(holds, worker))
 
+    def disown(self, holds: Sequence[str]) -> None:
+        """Thinks no more of holds that ended, or are another driver's now."""
+        for hold_id in holds:
+            self._holds.pop(hold_id, None)
+
     @property
     def is_stopped(self) -> bool:
         """Nothing more is granted."""
@@ -301,6 +306,7 @@ class Desk:
 
     def _record(self, page: Page, record: Record) -> None:
         if page.sheet.status_of(record.hold_id) == "settled":
+            self._holds.pop(record.hold_id, None)
             return
         usage = record.usage
         wrote = usage.completion_tokens if usage else 0

@@ -184,8 +184,10 @@ def test_a_killed_drivers_batches_are_taken_over(
         if is_there:
             go(other)
             time.sleep(2.0)
+        assert under_way(url)
         victim.send_signal(signal.SIGKILL)
         victim.communicate()
+        assert victim.returncode == -signal.SIGKILL
         if not is_there:
             go(other)
         found = said(other)
@@ -200,12 +202,54 @@ def test_a_killed_drivers_batches_are_taken_over(
         assert ledger.audit("test")
 
 
+def test_of_two_that_wait_for_a_killed_driver_both_end_within_the_cap(
+    server: Postgres, tmp_path: Path
+) -> None:
+    with serving(tmp_path, "--batch-seconds", "4") as endpoint:
+        whole = worker.annotate(job(tmp_path / "free", endpoint.url, count=COUNT))
+        before = endpoint.bill()["microusd"]
+        cap = int(whole.ledger.settled.microusd * 0.2)
+        url = server.database()
+        drivers = [
+            driver(endpoint, url, tmp_path, name, cap, "batch") for name in ("victim", "one", "two")
+        ]
+        victim, *others = drivers
+        go(victim)
+        while not submitted(url):
+            assert victim.poll() is None, victim.communicate()
+            time.sleep(0.05)
+        go(*others)
+        time.sleep(1.0)
+        assert under_way(url)
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate()
+        found = [said(process) for process in others]
+        billed = endpoint.bill()["microusd"] - before
+    assert {one["status"] for one in found} == {"stopped"}
+    assert all("the cap of" in one["reason"] for one in found)
+    with Database(url, read_only=True) as reader:
+        ledger = Ledger(reader)
+        state = ledger.state("test")
+        assert ledger.audit("test")
+    assert state.held.requests == state.unresolved.requests == 0
+    assert 0 < billed == state.settled.microusd <= cap
+
+
 def submitted(url: str) -> int:
     """Batches that the endpoint has taken."""
+    return _batches(url, "batch_id <> ''")
+
+
+def under_way(url: str) -> int:
+    """Batches that nobody has collected."""
+    return _batches(url, "is_over = 0")
+
+
+def _batches(url: str, condition: str) -> int:
     if not are_there(url):
         return 0
     with Database(url, read_only=True) as reader:
-        row = reader.execute("SELECT count(*) FROM batches WHERE batch_id <> ''").fetchone()
+        row = reader.execute(f"SELECT count(*) FROM batches WHERE {condition}").fetchone()
         return row[0] if row else 0
 
 
