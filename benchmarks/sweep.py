@@ -7,9 +7,9 @@
 
 All forms run real trials (distil on the embedded world, or as the sweep says, and validate) below
 the same run root, from which the trials' outputs are removed in between; what trials share is made
-before the clock starts, and Ray is running. Of a sweep the settings are taken at even distances,
-each with all its seeds. The ideal is the trials' own seconds, divided among the actors. Wall time
-holds Tune's start, the actors' start, and all hand-overs.
+before the clock starts, and Ray is running. Of a sweep (one without a scheduler and a storage) some
+settings are drawn, each with all its seeds. The ideal is the trials' own seconds, divided among the
+actors. Wall time holds Tune's start, the actors' start, and all hand-overs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import yaml
 
@@ -104,11 +105,12 @@ def of_steps(folder: Path, trials: int, steps: int) -> Sweep:
     return load(file)
 
 
-def evenly(sweep: Sweep, trials: int) -> list[Setting]:
-    """Settings of a sweep at even distances, that make about so many trials."""
+def drawn(sweep: Sweep, trials: int) -> list[Setting]:
+    """Settings of a sweep that make about so many trials, drawn with a seed, in order."""
     found = list({setting.id: setting for setting in map(Setting, points(sweep.config))}.values())
     wanted = min(len(found), max(1, round(trials / len(sweep.seeds))))
-    return [found[number * len(found) // wanted] for number in range(wanted)]
+    rows = np.random.default_rng(1).choice(len(found), wanted, replace=False)
+    return [found[row] for row in sorted(rows.tolist())]
 
 
 class Some:
@@ -136,7 +138,7 @@ class Bench:
     def __init__(self, sweep: Sweep, root: Path, trials: int) -> None:
         self.root = root
         self.sweep = sweep
-        self.settings = evenly(sweep, trials)
+        self.settings = drawn(sweep, trials)
         self.shared: Shared = sharing.prepare(
             {setting.id: sweep.of(setting.point) for setting in self.settings},
             self.sweep.sweep_id,

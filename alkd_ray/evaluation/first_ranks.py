@@ -17,10 +17,15 @@ from alkd_ray.types import IntArray, Ranks, SessionSet
 FEW_ITEMS = 1_024
 """Items that targets are held against at first. Of HetRec's and Games' validation sessions 5 to
 22% have a target that these do not rule out, under any of the three backbones."""
+LEAST_LENGTH = 1e-15
+"""Vectors are taken for as long as this at least: squares of less are lost in float32."""
 
 
 def first_ranks(backbone: Backbone, sessions: SessionSet, window: int, up_to: int) -> Ranks:
     """The ranks of :func:`alkd_ray.evaluation.ranks.rank_targets` up to ``up_to``.
+
+    Whatever is left out is left out for certain. Scores that differ in the last bit alone may be
+    rounded, and so ordered, as in any other division into blocks.
 
     Args:
         backbone: scores items for windows.
@@ -32,7 +37,7 @@ def first_ranks(backbone: Backbone, sessions: SessionSet, window: int, up_to: in
         Ranks from 1; ``up_to + 1`` stands for all others.
     """
     rows = np.arange(len(sessions))
-    if backbone.num_items > FEW_ITEMS:
+    if backbone.num_items > FEW_ITEMS > up_to:
         rows = _within_reach(backbone, sessions, window, up_to)
     found = rank_targets(backbone, sessions_of.take(sessions, rows), window)
     ranks = np.full(len(sessions), up_to + 1)
@@ -53,7 +58,7 @@ def _within_reach(backbone: Backbone, sessions: SessionSet, window: int, up_to: 
         torch.from_numpy(part).to(table.device)
         for part in (batch.items, batch.mask, batch.targets, sessions.lengths)
     )
-    longest = table.norm(dim=1).max()
+    longest = table.norm(dim=1).max().clamp_min(LEAST_LENGTH)
     few = torch.empty(0)
     rows = []
     for start in range(0, len(sessions), ENCODED_ROWS):
@@ -62,7 +67,8 @@ def _within_reach(backbone: Backbone, sessions: SessionSet, window: int, up_to: 
         if not start:  # whatever they are, what is left out is certain
             few = table[(table @ encoded.mean(0)).topk(FEW_ITEMS).indices].T.contiguous()
         scores = (encoded * table[targets[part]]).sum(1)  # [B], the targets'
-        least = scores + _rounding(table.shape[1]) * encoded.norm(dim=1) * longest
+        lengths_of = encoded.norm(dim=1).clamp_min(LEAST_LENGTH)
+        least = scores + _rounding(table.shape[1]) * lengths_of * longest
         # Comparisons with nan are False: such a row stays.
         above = (encoded @ few > least.unsqueeze(1)).sum(1)
         # Items of the session are not recommended, and may be among them.
@@ -72,7 +78,7 @@ def _within_reach(backbone: Backbone, sessions: SessionSet, window: int, up_to: 
 
 
 def _rounding(dim: int) -> float:
-    """How far two scores may be off together, by the lengths of their vectors.
+    """How far two scores may be off together, for vectors of length 1.
 
     A float32 product of d-vectors is off by at most ``d u |x| |y|``, u = 2^-24, in any order of
     the sum (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). There are two scores

@@ -31,6 +31,7 @@ from alkd_ray.annotation.worker import AnnotationJob, LocalDesk, Tell
 from alkd_ray.errors import AlkdError
 from alkd_ray.llm_teachers import Endpoint, RecordedTeacher
 from alkd_ray.runtime.cluster import ensure_ray, this_node
+from alkd_ray.runtime.tasks import said_by_ours
 from alkd_ray.types import AnnotationOutcome
 
 # Asking is waiting; an annotator must not keep a CPU from others.
@@ -299,7 +300,7 @@ class _Driver:
                     ) from error
                 time.sleep(DESK_RETRY_SECONDS)
             except RayTaskError as error:
-                raise _said_by_actor(error) from error
+                raise said_by_ours(error) from error
 
     def _start(self) -> None:
         self.started += 1
@@ -327,15 +328,9 @@ class _Driver:
                 ) from error
             self._start()
         except RayTaskError as error:
-            raise _said_by_actor(error) from error
+            raise said_by_ours(error) from error
         else:
             ray.kill(actor)
-
-
-def _said_by_actor(error: RayTaskError) -> BaseException:
-    """What the actor's code raised, if it is meant for the user, else the whole."""
-    cause = error.cause
-    return cause if isinstance(cause, AlkdError) else error
 
 
 def _books_environment(job: AnnotationJob) -> dict[str, str]:

@@ -201,7 +201,7 @@ def _rows(shards: Path) -> int:
 
 
 def end_ray() -> None:
-    """Ends Ray, if this process began it."""
+    """Ends Ray, or this process's connection to it."""
     if has_ray():
         from alkd_ray.runtime import cluster
 

@@ -28,6 +28,7 @@ from alkd_ray.sweeps.rungs import Rungs
 from alkd_ray.sweeps.search import purchases, search_of
 from alkd_ray.sweeps.shared import Shared
 from alkd_ray.sweeps.standings import Standing, finalists, standings
+from alkd_ray.sweeps.trials import Tested
 from alkd_ray.types import RunStatus
 
 
@@ -41,10 +42,6 @@ class SweepListener(Listener, Protocol):
     def shared(self, shared: Shared) -> None:
         """What the trials share is there."""
         ...
-
-
-# What is tested: a finalist's config, what became of its trial, and the trial.
-Test = tuple[RunConfig, TrialRecord, Trial]
 
 
 @dataclass(slots=True)
@@ -303,46 +300,42 @@ def _test_finalists(
 ) -> None:
     """Ranks the test sessions under the best settings' students; the search is over by then."""
     chosen = finalists(outcome.standings, outcome.sweep.config.finalists)
-    groups: dict[tuple[str, str], list[Test]] = {}
+    of_trials: dict[str, list[Tested]] = {}
+    models: dict[Tested, RunConfig] = {}  # trials share models: each is looked at once
     for standing in chosen:
         config = configs(standing.setting)
         for trial in outcome.shared.trials(standing.setting, config):
-            record = outcome.records[trial.id]
-            # Trials of the same models stay together: each model is looked at once.
-            groups.setdefault((trial.teacher, record.student), []).append((config, record, trial))
-    if not groups:
+            wanted = one_trial.tested(config, outcome.records[trial.id], trial)
+            of_trials[trial.id] = wanted
+            models.update(dict.fromkeys(wanted, config))
+    if not models:
         return
     listener.stage_started("evaluation of the finalists", None)
-    for found in _tested(list(groups.values()), root, listener):
-        outcome.tested |= found
+    keys = _test_models(outcome.sweep, models, root, listener)
+    outcome.tested = {
+        trial: {one.role: keys[one] for one in wanted} for trial, wanted in of_trials.items()
+    }
     journal.add("tested", keys=outcome.tested)
 
 
-def _tested(
-    groups: list[list[Test]], root: Path, listener: SweepListener
-) -> list[dict[str, dict[str, str]]]:
-    """Trial -> role -> key of its ranks, for each group."""
-    config = groups[0][0][0]
-    total = sum(map(len, groups))
-    if len(groups) > 1 and driver.has_ray():  # it ran the trials, too
+def _test_models(
+    sweep: Sweep, models: Mapping[Tested, RunConfig], root: Path, listener: SweepListener
+) -> dict[Tested, str]:
+    """Model -> key of its ranks of the test sessions."""
+
+    def progress(done: int) -> None:
+        listener.progress(done, len(models), "models of finalists")
+
+    given = [(config, one, root) for one, config in models.items()]
+    if sweep.config.engine == "ray" and driver.has_ray():  # else there was no trial to run
         from alkd_ray.runtime.tasks import by_tasks
 
-        groups = sorted(groups, key=len, reverse=True)
-        return by_tasks(
-            _test_group,
-            [(group, root) for group in groups],
-            root,
-            Storage.of(config.storage),
-            lambda done: listener.progress(done, len(groups), "groups of finalists"),
+        storage = Storage.of(sweep.of({}).storage)
+        return dict(
+            zip(models, by_tasks(one_trial.test, given, root, storage, progress), strict=True)
         )
-    found = []
-    for group in groups:
-        found.append(_test_group(group, root))
-        listener.progress(sum(map(len, found)), total, "trials of finalists")
-    return found
-
-
-def _test_group(group: list[Test], root: Path) -> dict[str, dict[str, str]]:
-    return {
-        trial.id: one_trial.test(config, record, trial, root) for config, record, trial in group
-    }
+    keys: dict[Tested, str] = {}
+    for config, one, _ in given:
+        keys[one] = one_trial.test(config, one, root)
+        progress(len(keys))
+    return keys

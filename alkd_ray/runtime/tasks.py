@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 
+from alkd_ray.errors import AlkdError
 from alkd_ray.runtime.cluster import check_root, ensure_ray
 from alkd_ray.runtime.threads import one_thread
 from alkd_ray.storage import Storage
@@ -34,17 +36,27 @@ def by_tasks(
 
     Raises:
         InputError: there are nodes that do not see ``root``, and no storage.
+        AlkdError: the work's own.
     """
     ensure_ray()
     check_root(root, storage)
     task = ray.remote(_in_one_thread).options(num_cpus=1, max_retries=RETRIES)
     answers = [task.remote(work, thing) for thing in things]
     waiting = list(answers)
-    while waiting:
-        over, waiting = ray.wait(waiting, num_returns=1)
-        ray.get(over)  # raises what the task raised
-        done(len(answers) - len(waiting))
-    return ray.get(answers)
+    try:
+        while waiting:
+            over, waiting = ray.wait(waiting, num_returns=1)
+            ray.get(over)
+            done(len(answers) - len(waiting))
+        return ray.get(answers)
+    except RayTaskError as error:
+        raise said_by_ours(error) from error
+
+
+def said_by_ours(error: RayTaskError) -> BaseException:
+    """What the task's or actor's code raised, if it is meant for the user, else the whole."""
+    cause = error.cause
+    return cause if isinstance(cause, AlkdError) else error
 
 
 def _in_one_thread(work: Callable[..., Any], thing: tuple[Any, ...]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from alkd_ray import artifacts, stages
@@ -128,20 +129,45 @@ def run(
     )
 
 
-def test(config: RunConfig, record: TrialRecord, trial: Trial, root: Path) -> dict[str, str]:
-    """Ranks the test sessions, for a finalist's trial; role -> key of the evaluation."""
-    context = Context(config, root, Silent())
-    imported = artifacts.found(root, "import", trial.dataset, context.storage)
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A model that is to rank the test sessions, for one or more trials.
+
+    Attributes:
+        role: what it is to them.
+        stage, model: where it lies.
+        dataset: key of the imported dataset.
+        seed: of the trials.
+        window: input items that it sees.
+    """
+
+    role: str
+    stage: str
+    model: str
+    dataset: str
+    seed: int
+    window: int
+
+
+def tested(config: RunConfig, record: TrialRecord, trial: Trial) -> list[Tested]:
+    """What has to be tested for a finalist's trial: its student before and after, its teacher."""
     models = {
         "student": ("pretrain", record.student),
         "teacher": ("pretrain", trial.teacher),
         "distilled": ("distillation", record.distilled),
     }
-    found = {}
-    for role, (stage, key) in models.items():
-        model = artifacts.found(root, stage, key, context.storage)
-        found[role] = stages.evaluate(context, imported, model, role, trial.seed).key
-    return found
+    return [
+        Tested(role, *model, trial.dataset, trial.seed, config.data.window)
+        for role, model in models.items()
+    ]
+
+
+def test(config: RunConfig, one: Tested, root: Path) -> str:
+    """Ranks the test sessions under a model; the key of the evaluation."""
+    context = Context(config, root, Silent())
+    imported = artifacts.found(root, "import", one.dataset, context.storage)
+    model = artifacts.found(root, one.stage, one.model, context.storage)
+    return stages.evaluate(context, imported, model, one.role, one.seed).key
 
 
 def _made(

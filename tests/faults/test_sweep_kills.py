@@ -33,7 +33,7 @@ SLOW = {
     },
 }
 KILLS_OF_DRIVER = 20
-SEEDS = {3: [1, 2], KILLS_OF_DRIVER: list(range(1, 11))}  # kills -> so that work is left for each
+SEEDS = {3: [1, 2], KILLS_OF_DRIVER: list(range(1, 11))}  # kills -> so that work is left for most
 
 
 @dataclass

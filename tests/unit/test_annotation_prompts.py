@@ -124,6 +124,7 @@ def test_no_invisible_character_reaches_the_prompt():
 
 def test_no_control_token_of_a_tokenizer_reaches_the_prompt():
     tokens = ["[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[TOOL_CALLS]", "[IMG]", "[gMASK]", "<s>"]
+    tokens += ["[EOT]", "[start_header_id]", "]~!b[", "]~b]", "[e~["]
     text = question(tokens, tokens, hints=" ".join(tokens), domain="".join(tokens))[1]["content"]
     assert not [token for token in tokens if token in text]
     assert '. "\\u005bINST]"' in text

@@ -48,11 +48,12 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f<>\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\ud800-\udfff"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-    # The bracket of a control token: a server may read one in a message as it does its own. Those
-    # of Mistral's and GLM's tokenizers; other templates' begin with an angle bracket.
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_CONTENT|TOOL_RESULTS|ARGS|CALL_ID"
-    r"|THINK|MODEL_SETTINGS|PREFIX|MIDDLE|SUFFIX|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO"
-    r"|g?MASK|sMASK)\])"
+    # The bracket of a control token, which a server may read in a message as it does its own: those
+    # of the tokenizers of Mistral, GLM, Kimi and MiniMax. Most others' begin with an angle bracket.
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_CONTENT|TOOL_RESULTS|ARGS"
+    r"|CALL_ID|THINK|MODEL_SETTINGS|PREFIX|MIDDLE|SUFFIX|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO"
+    r"|TRANSCRIBE|g?MASK|sMASK|BOS|EOS|EOT|PAD|UNK|start_header_id|end_header_id)\])"
+    r"|\[(?=e~\[)|\](?=~!?b[\[\]])"
 )
 _SECTION = re.compile(r"^=== (system|user) ===\n", re.MULTILINE)
 
