@@ -260,12 +260,16 @@ class Storage:
             FileNotFoundError: of ``do``.
             AlkdError: for any other error of the storage.
         """
+        import pyarrow as pa
+
         for wait in (*WAITS_SECONDS, None):
             try:
                 return do()
             except FileNotFoundError:
                 raise
-            except OSError as error:
+            # Arrow's own: an upload in parts that is out of step with the server, for one, is
+            # refused as invalid, and begun anew here.
+            except (OSError, pa.ArrowException) as error:
                 explained = self._explained(error)
                 if wait is None or explained is not None:
                     raise explained or AlkdError(
@@ -275,7 +279,7 @@ class Storage:
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
-    def _explained(self, error: OSError) -> AlkdError | None:
+    def _explained(self, error: Exception) -> AlkdError | None:
         """What to tell of an error that trying again does not help; None for one that may pass."""
         text = str(error)
         if _REFUSED.search(text):
@@ -285,7 +289,7 @@ class Storage:
             )
         if "NO_SUCH_BUCKET" in text:
             return InputError(f"storage {self.url}: there is no such bucket: {_in_short(error)}")
-        if error.errno in _FINAL:
+        if isinstance(error, OSError) and error.errno in _FINAL:
             return AlkdError(f"storage {self.url}: {_in_short(error)}")
         return None
 

@@ -13,10 +13,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
+import pyarrow as pa
 import pytest
 
 from alkd_ray import artifacts, config, pipeline
+from alkd_ray import storage as storages
 from alkd_ray.annotation.worker import AnnotationJob
 from alkd_ray.artifacts import StageOutput
 from alkd_ray.errors import AlkdError, InputError
@@ -239,6 +242,35 @@ def test_an_upload_that_fails_is_an_error_and_not_taken_for_whole(
     assert done.stdout.startswith(f"storage {shared}: [Errno 27]")
     assert done.stdout.count("\n") == 1
     assert not Storage(str(shared)).has("stage", "key")
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_an_upload_that_the_server_calls_invalid_is_begun_anew(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """As Google's does with a part that it has had already, its answer lost."""
+    monkeypatch.setattr(storages, "WAITS_SECONDS", (0.0, 0.0))
+    write = storages._Place.write
+    refused: list[str] = []
+
+    def out_of_step(place: Any, source: IO[bytes], name: str) -> None:
+        if name.endswith("out.txt") and len(refused) < times:
+            refused.append(name)
+            raise pa.ArrowInvalid("Invalid Content-Range start: expected 0, got 1")
+        write(place, source, name)
+
+    monkeypatch.setattr(storages._Place, "write", out_of_step)
+    folder = written_output(tmp_path / "output", record=True)
+    storage = Storage(str(shared))
+    if times == 1:
+        storage.keep("stage", "key", folder)
+        assert storage.fetch("stage", "key", tmp_path / "back")
+        assert content(tmp_path / "back") == content(folder)
+    else:
+        with pytest.raises(AlkdError, match=r"cannot be reached, tried 3 times.*expected 0, got 1"):
+            storage.keep("stage", "key", folder)
+        assert not storage.has("stage", "key")
+    assert len(refused) == min(times, 3)
 
 
 def test_uploads_at_once_never_mix(shared: Path, tmp_path: Path) -> None:
