@@ -116,8 +116,9 @@ def all_nodes_see(folder: Path) -> bool:
     token = folder / f".seen-{uuid4().hex}"
     token.touch()
     try:
-        look = ray.remote(_sees).options(num_cpus=0)
-        seen = ray.get([look.options(scheduling_strategy=on(node)).remote(token) for node in nodes])
+        look = ray.remote(_sees)
+        asked = [look.options(num_cpus=0, scheduling_strategy=on(node)) for node in nodes]
+        seen = ray.get([one.remote(token) for one in asked])
     finally:
         token.unlink()
     return all(seen)
