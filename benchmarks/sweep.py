@@ -33,10 +33,11 @@ from alkd_ray.runtime import cluster, packs, pretraining
 from alkd_ray.stages import Silent
 from alkd_ray.sweeps import shared as sharing
 from alkd_ray.sweeps import trials as one_trial
-from alkd_ray.sweeps.config import Sweep, load, points
+from alkd_ray.sweeps.config import Sweep, load
 from alkd_ray.sweeps.queue import TrialQueue
 from alkd_ray.sweeps.records import Setting, TrialRecord
 from alkd_ray.sweeps.rungs import Rungs
+from alkd_ray.sweeps.search import Listed, settings_of
 from alkd_ray.sweeps.shared import Shared
 
 FORMS = ("loop", "fresh", "reused", "packed")
@@ -107,29 +108,10 @@ def of_steps(folder: Path, trials: int, steps: int) -> Sweep:
 
 def drawn(sweep: Sweep, trials: int) -> list[Setting]:
     """Settings of a sweep that make about so many trials, drawn with a seed, in order."""
-    found = list({setting.id: setting for setting in map(Setting, points(sweep.config))}.values())
+    found = settings_of(sweep.config)
     wanted = min(len(found), max(1, round(trials / len(sweep.seeds))))
     rows = np.random.default_rng(1).choice(len(found), wanted, replace=False)
     return [found[row] for row in sorted(rows.tolist())]
-
-
-class Some:
-    """A search over given settings."""
-
-    def __init__(self, settings: list[Setting]) -> None:
-        self._left = settings[::-1]
-
-    def next(self) -> Setting | None:
-        """The next one."""
-        return self._left.pop() if self._left else None
-
-    def tell(self, setting: Setting, value: float | None) -> None:
-        """Changes nothing."""
-
-    @property
-    def left(self) -> int:
-        """Those that are to come."""
-        return len(self._left)
 
 
 class Bench:
@@ -156,7 +138,7 @@ class Bench:
         seeds = len(self.sweep.seeds)
         trials = len(self.settings) * seeds
         queue = TrialQueue(
-            Some(self.settings),
+            Listed(self.settings),
             lambda setting: self.shared.trials(setting, self.sweep.of(setting.point)),
             lambda setting: self.sweep.of(setting.point).student.backbone,
             self.sweep.config.metric,

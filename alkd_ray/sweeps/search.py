@@ -32,13 +32,16 @@ class Search(Protocol):
         ...
 
 
-class Listed:
-    """All points of a sweep, in order; equal ones once."""
+def settings_of(config: SweepConfig) -> list[Setting]:
+    """All points of a sweep, grids crossed and draws made, in order; equal ones once."""
+    return list({setting.id: setting for setting in map(Setting, points(config))}.values())
 
-    def __init__(self, config: SweepConfig) -> None:
-        """Crosses the grids and makes the draws."""
-        settings = {setting.id: setting for setting in map(Setting, points(config))}
-        self._left = list(reversed(settings.values()))
+
+class Listed:
+    """Given settings, in order."""
+
+    def __init__(self, settings: Iterable[Setting]) -> None:
+        self._left = list(settings)[::-1]
 
     def next(self) -> Setting | None:
         """See :class:`Search`."""
@@ -177,4 +180,4 @@ def _optuna() -> Any:
 
 def search_of(config: SweepConfig, known: Iterable[tuple[Setting, float | None]]) -> Search:
     """The search that a sweep names; ``known`` as for :class:`OptunaSearch`."""
-    return OptunaSearch(config, known) if config.search == "optuna" else Listed(config)
+    return OptunaSearch(config, known) if config.search == "optuna" else Listed(settings_of(config))

@@ -23,7 +23,7 @@ from alkd_ray.sweeps.config import AshaConfig, SweepConfig, load
 from alkd_ray.sweeps.queue import PackSizes, TrialQueue
 from alkd_ray.sweeps.records import Trial, TrialRecord
 from alkd_ray.sweeps.rungs import Rungs
-from alkd_ray.sweeps.search import Listed
+from alkd_ray.sweeps.search import Listed, settings_of
 from tests.sweep_files import OVER, RUN, run, table, written
 
 
@@ -258,7 +258,12 @@ def test_the_size_of_packs_is_learned_from_all_of_a_packs_trials_the_last_ones_t
     over = {"a.x": {"grid": list(range(10))}}
     config = SweepConfig.model_validate({"run": {}, "over": over})
     queue = TrialQueue(
-        Listed(config), lambda s: [Trial(s.point, 1, "d", "t")], lambda s: "fpmc", "ndcg@10", 1, {}
+        Listed(settings_of(config)),
+        lambda s: [Trial(s.point, 1, "d", "t")],
+        lambda s: "fpmc",
+        "ndcg@10",
+        1,
+        {},
     )
 
     def tell(records: list[TrialRecord]) -> None:
@@ -293,7 +298,12 @@ def test_a_pack_that_was_lost_whole_is_given_out_again_and_given_up_after_three_
     over = {"a.x": {"grid": [1, 2]}}
     config = SweepConfig.model_validate({"run": {}, "over": over})
     queue = TrialQueue(
-        Listed(config), lambda s: [Trial(s.point, 1, "d", "t")], lambda s: "fpmc", "ndcg@10", 1, {}
+        Listed(settings_of(config)),
+        lambda s: [Trial(s.point, 1, "d", "t")],
+        lambda s: "fpmc",
+        "ndcg@10",
+        1,
+        {},
     )
     told: list[TrialRecord] = []
 

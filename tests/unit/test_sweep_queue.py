@@ -18,7 +18,7 @@ from alkd_ray.sweeps.config import AshaConfig, SweepConfig
 from alkd_ray.sweeps.queue import PackSizes, TrialQueue
 from alkd_ray.sweeps.records import Setting, Trial, TrialRecord
 from alkd_ray.sweeps.rungs import Rungs, next_rung
-from alkd_ray.sweeps.search import Listed, OptunaSearch, purchases
+from alkd_ray.sweeps.search import Listed, OptunaSearch, purchases, settings_of
 from alkd_ray.sweeps.standings import finalists, standings
 
 SEEDS = (1, 2, 3)
@@ -35,7 +35,7 @@ def trials_of(setting: Setting, rankings: str = "bought") -> list[Trial]:
 
 def queue(config: SweepConfig, records: dict[str, TrialRecord] | None = None) -> TrialQueue:
     return TrialQueue(
-        Listed(config),
+        Listed(settings_of(config)),
         trials_of,
         lambda setting: setting.point["student.backbone"],
         "ndcg@10",
@@ -97,7 +97,7 @@ def test_the_search_is_told_the_mean_over_the_seeds_once_a_setting_is_over() -> 
 
     config = sweep(over={"student.backbone": {"grid": ["fpmc", "stamp"]}})
     work = queue(config)
-    work.search = Told(config)
+    work.search = Told(settings_of(config))
     pack = work.take(3)
     work.tell(done(pack[0], 0.1))
     work.tell(done(pack[1], 0.2))
@@ -160,7 +160,7 @@ def test_rungs_go_on_from_the_journal() -> None:
 
 def test_equal_points_are_one_setting() -> None:
     config = sweep(over={"student.dim": {"range": [1, 3]}}, samples=50)
-    search = Listed(config)
+    search = Listed(settings_of(config))
     found = []
     while (setting := search.next()) is not None:
         found.append(setting.point["student.dim"])
@@ -193,7 +193,7 @@ def test_optuna_does_better_than_chance_and_goes_on_where_it_was() -> None:
     known = searched(OptunaSearch(config, []), 60)
     values = [value for _, value in known.values()]
     assert np.mean(values[-20:]) > np.mean(values[:20])
-    drawn = Listed(sweep(over=SPACE, samples=60))
+    drawn = Listed(settings_of(sweep(over=SPACE, samples=60)))
     chance = []
     while (setting := drawn.next()) is not None:
         chance.append(parabola(setting.point))
