@@ -23,6 +23,7 @@ SERIES, VOLUMES = 40, 10
 WANTED = 10
 MODEL = "simulated-title-reader"
 RATES = {"input_usd_per_million": 0.15, "output_usd_per_million": 0.6}
+BATCH_RATES = RATES | {"batch_input_usd_per_million": 0.075, "batch_output_usd_per_million": 0.3}
 
 
 def catalogue() -> Catalogue:

@@ -136,16 +136,17 @@ class BatchAsker:
 
     def _let_go(self, label: str) -> None:
         """Somebody has claimed the batch: its rows wait for what becomes of it there."""
-        self._forget(label)
         known = self.rows.by_key
-        for hold in self._holds(label):
+        for hold in self._forget(label):
             if hold.key in known:
                 self.rows.wait(known[hold.key])
 
-    def _forget(self, label: str) -> None:
-        """It is not one of ours, or not any more."""
-        self.desk.disown([hold.hold_id for hold in self._holds(label)])
+    def _forget(self, label: str) -> list[HoldEntry]:
+        """It is not one of ours, or not any more; returns its holds."""
+        holds = self._holds(label)
+        self.desk.disown([hold.hold_id for hold in holds])
         self.under_way.pop(label, None)
+        return holds
 
     async def _resume(self, client: BatchClient, entry: BatchEntry) -> None:
         """Takes over a batch of an earlier process."""
@@ -327,7 +328,7 @@ class BatchAsker:
         else:
             self._leave(open_holds, f"the batch ended ({status.state}) without a word on it")
             self.batches.end(label, status.state)
-        self._forget(label)
+            self._forget(label)
 
     async def _collect_file(
         self, client: BatchClient, label: str, file_id: str, open_holds: dict[str, HoldEntry]

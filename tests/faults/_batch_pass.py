@@ -17,10 +17,9 @@ from alkd_ray.annotation.batches import Batches
 from alkd_ray.annotation.batching import BatchAsker
 from alkd_ray.annotation.worker import annotate
 from alkd_ray.llm_teachers._batch_client import BatchClient
-from tests.annotation_rows import RATES, job
+from tests.annotation_rows import BATCH_RATES, job
 
 ROWS = 40
-BATCH_RATES = RATES | {"batch_input_usd_per_million": 0.075, "batch_output_usd_per_million": 0.3}
 
 # step -> what is called then, and whether the process dies before or after the call
 STEPS: dict[str, tuple[type, str, str]] = {

@@ -19,10 +19,9 @@ from alkd_ray.annotation.database import Database
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.llm_teachers._batch_client import BatchClient
 from alkd_ray.types import Amounts, Caps
-from tests.annotation_rows import RATES, job, serving
+from tests.annotation_rows import BATCH_RATES, job, serving
 from tests.postgres_server import Postgres, running
 
-BATCH_RATES = RATES | {"batch_input_usd_per_million": 0.075, "batch_output_usd_per_million": 0.3}
 COUNT, BATCH_SIZE = 20, 10
 LABEL = "a-batch"
 

@@ -22,14 +22,13 @@ from alkd_ray.annotation.database import BooksError, Database, are_there
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.store import Store
 from alkd_ray.types import AnnotationOutcome
-from tests.annotation_rows import ONE_DOLLAR, RATES, Server, job, serving
+from tests.annotation_rows import BATCH_RATES, ONE_DOLLAR, Server, job, serving
 from tests.conftest import ROOT
 from tests.postgres_server import Postgres, running
 
 COUNT, IN_FLIGHT = 60, 6
 LATENCY = ("--latency", ".1")
 BATCH_SIZE = 10
-BATCH_RATES = RATES | {"batch_input_usd_per_million": 0.075, "batch_output_usd_per_million": 0.3}
 
 # One driver: says what its pass ended with in one line of JSON.
 DRIVER = """

@@ -13,9 +13,8 @@ from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.worker import annotate
 from alkd_ray.errors import BudgetError
 from alkd_ray.types import AnnotationOutcome, Caps
-from tests.annotation_rows import RATES, Server, job, serving
+from tests.annotation_rows import BATCH_RATES, Server, job, serving
 
-BATCH_RATES = RATES | {"batch_input_usd_per_million": 0.075, "batch_output_usd_per_million": 0.3}
 QUICK = ("--batch-seconds", "0.3")
 
 

@@ -254,10 +254,11 @@ def test_overrides_reach_run_and_sweep_and_change_what_the_sweep_is(tmp_path: Pa
     assert yaml.safe_load(file.read_text())["over"] == OVER
 
 
-def test_the_size_of_packs_is_learned_from_all_of_a_packs_trials_the_last_ones_too() -> None:
-    over = {"a.x": {"grid": list(range(10))}}
+def queue_over(values: list[int]) -> TrialQueue:
+    """A trial for each value."""
+    over = {"a.x": {"grid": values}}
     config = SweepConfig.model_validate({"run": {}, "over": over})
-    queue = TrialQueue(
+    return TrialQueue(
         Listed(settings_of(config)),
         lambda s: [Trial(s.point, 1, "d", "t")],
         lambda s: "fpmc",
@@ -265,6 +266,10 @@ def test_the_size_of_packs_is_learned_from_all_of_a_packs_trials_the_last_ones_t
         1,
         {},
     )
+
+
+def test_the_size_of_packs_is_learned_from_all_of_a_packs_trials_the_last_ones_too() -> None:
+    queue = queue_over(list(range(10)))
 
     def tell(records: list[TrialRecord]) -> None:
         for record in records:
@@ -295,16 +300,7 @@ def test_the_size_of_packs_is_learned_from_all_of_a_packs_trials_the_last_ones_t
 
 def test_a_pack_that_was_lost_whole_is_given_out_again_and_given_up_after_three_times() -> None:
     """Tune ends a pack without a retry when the actor that is just being handed it dies."""
-    over = {"a.x": {"grid": [1, 2]}}
-    config = SweepConfig.model_validate({"run": {}, "over": over})
-    queue = TrialQueue(
-        Listed(settings_of(config)),
-        lambda s: [Trial(s.point, 1, "d", "t")],
-        lambda s: "fpmc",
-        "ndcg@10",
-        1,
-        {},
-    )
+    queue = queue_over([1, 2])
     told: list[TrialRecord] = []
 
     def tell(records: list[TrialRecord]) -> None:
