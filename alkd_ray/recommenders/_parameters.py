@@ -29,6 +29,12 @@ def normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> nn
     return nn.Parameter(drawn * std)
 
 
+def uniform(shape: tuple[int, ...], end: float, generator: torch.Generator) -> nn.Parameter:
+    """A parameter of ``shape`` drawn evenly from [-end, end), on the generator's device."""
+    drawn = torch.rand(shape, generator=generator, device=generator.device)
+    return nn.Parameter((2 * drawn - 1) * end)
+
+
 def xavier_std(num_items: int, dim: int) -> float:
     """The standard deviation of Xavier-normal values for an ``[N, d]`` table: sqrt(2 / (N + d))."""
     return math.sqrt(2.0 / (num_items + dim))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -11,8 +12,17 @@ from torch.nn import functional
 
 from alkd_ray.errors import InputError
 from alkd_ray.recommenders._lookup import rows_of
-from alkd_ray.recommenders._parameters import append_bias, append_one, check_sizes, normal
+from alkd_ray.recommenders._parameters import (
+    append_bias,
+    append_one,
+    check_sizes,
+    normal,
+    uniform,
+)
 from alkd_ray.registry import PluginConfig
+
+Normalise = Literal["both", "session", "none"]
+Initial = Literal["normal", "uniform"]
 
 _TINY = 1e-12
 """Least length that a vector is divided by."""
@@ -33,18 +43,28 @@ class AttMix(nn.Module):
       ``a_h,i = (mean_l a_lh,i ^ p)^(1/p)``, and scaled to sum to 1 over the items; p = 1 is their
       mean, a large p their maximum;
     - the session is ``W_o [sum_i a_h,i x_i V_h over the heads ; x_last]``;
-    - ``score(i) = scale * cos(session, x_i)`` with ``normalise``, else the dot product.
+    - ``score(i) = scale * cos(session, x_i)`` with ``normalise: both``; candidates keep their
+      length with ``session``, and nothing is normalised with ``none``.
 
-    One item table serves windows and candidates, as in the paper.
+    One item table serves windows and candidates, as in the paper, unless ``two_tables``.
 
-    Departures from the published code: the dot products are not squashed by a sigmoid before the
-    softmax, the pooled map is scaled to sum to 1 instead of passing a second softmax, W_l acts on
-    the mean of the last l items instead of their concatenation, and there is no dropout (this
-    project draws from named streams alone). The scale 12 is that code's.
+    What Du et al., ALKDRec, AAAI 2025, trained under this name (``AttMix.py`` of their repository,
+    commit 8ce3ac2) differs where it matters: candidates have a table of their own and are not
+    normalised, so that their lengths can learn popularity, and the session has length 1. That is
+    ``two_tables: true, normalise: session, scale: 1, levels: 10, lp: 1, init: uniform``, which
+    ``preset: paper`` sets. With cosines of one table instead, 10 dimensions learn so slowly that
+    the paper's stopping rule ends them at nothing (docs/reproduction.md).
+
+    Departures from both codes: the dot products are not squashed by a sigmoid before the softmax,
+    the pooled map is scaled to sum to 1 instead of passing a second softmax, W_l acts on the mean
+    of the last l items instead of their concatenation, no layer is normalised, and there is no
+    dropout (this project draws from named streams alone). The scale 12 is the Atten-Mixer code's.
 
     Attributes:
         num_items: N.
-        item_embedding: ``[N, dim]``.
+        item_embedding: ``[N, dim]``, items as part of a window, and as candidates unless these
+            have their own.
+        target_item_embedding: ``[N, dim]`` or None.
         level_weights: ``[levels, dim, dim]``, W_l; level_bias: ``[levels, dim]``, b_l.
         query, key, value: ``[dim, dim]``, Q, K and V, whose blocks of rows are the heads.
         output: ``[dim, 2 dim]``, W_o; output_bias: ``[dim]``.
@@ -57,15 +77,27 @@ class AttMix(nn.Module):
         levels: int = Field(3, ge=1, description="longest run of last items that makes a query")
         heads: int = Field(2, ge=1, description="attention heads; must divide dim")
         lp: float = Field(4.0, ge=1, description="power of the pooling over levels")
-        normalise: bool = Field(True, description="score by the cosine instead of the dot product")
-        scale: float = Field(12.0, gt=0, description="factor of the cosine (the paper's w_k)")
+        normalise: Normalise = Field(
+            "both",
+            description="give windows' items, sessions and candidates one length (both), all but "
+            "candidates (session), or none of them (none)",
+        )
+        scale: float = Field(
+            12.0, gt=0, description="length of a normalised session (the paper's w_k)"
+        )
+        two_tables: bool = Field(
+            False, description="give candidates an item table of their own, as ALKDRec's code does"
+        )
         item_bias: bool = Field(
             False, description="add a learned number to each item's score (one more dimension)"
+        )
+        init: Initial = Field(
+            "normal", description="distribution of the initial embeddings and matrices"
         )
         init_std: float | None = Field(
             None,
             gt=0,
-            description="standard deviation of the initial embeddings and matrices; "
+            description="standard deviation of normal initial values, end of uniform ones; "
             "none = 1 / sqrt(dim)",
         )
 
@@ -75,9 +107,11 @@ class AttMix(nn.Module):
         levels: int = 3,
         heads: int = 2,
         lp: float = 4.0,
-        normalise: bool = True,
+        normalise: Normalise = "both",
         scale: float = 12.0,
+        two_tables: bool = False,
         item_bias: bool = False,
+        init: Initial = "normal",
         init_std: float | None = None,
         num_items: int,
         dim: int,
@@ -90,19 +124,23 @@ class AttMix(nn.Module):
         self.num_items = num_items
         self.heads = heads
         self.lp = lp
-        self.normalise = normalise
+        self.normalise: Normalise = normalise
         self.scale = scale
         std = 1.0 / math.sqrt(dim) if init_std is None else init_std
         device = generator.device
-        self.item_embedding = normal((num_items, dim), std, generator)
-        self.level_weights = normal((levels, dim, dim), std, generator)
+        drawn = normal if init == "normal" else uniform
+        self.item_embedding = drawn((num_items, dim), std, generator)
+        self.level_weights = drawn((levels, dim, dim), std, generator)
         self.level_bias = nn.Parameter(torch.zeros(levels, dim, device=device))
-        self.query = normal((dim, dim), std, generator)
-        self.key = normal((dim, dim), std, generator)
-        self.value = normal((dim, dim), std, generator)
-        self.output = normal((dim, 2 * dim), std, generator)
+        self.query = drawn((dim, dim), std, generator)
+        self.key = drawn((dim, dim), std, generator)
+        self.value = drawn((dim, dim), std, generator)
+        self.output = drawn((dim, 2 * dim), std, generator)
         self.output_bias = nn.Parameter(torch.zeros(dim, device=device))
         self.item_bias = nn.Parameter(torch.zeros(num_items, device=device)) if item_bias else None
+        self.target_item_embedding = (
+            drawn((num_items, dim), std, generator) if two_tables else None
+        )
 
     def encode(self, items: Tensor, mask: Tensor) -> Tensor:
         """Embeddings of windows, their length ``scale`` with ``normalise``.
@@ -118,9 +156,10 @@ class AttMix(nn.Module):
         # x = factors * embedded; the factors are applied where there are fewer numbers.
         factors = self._factors(embedded) * mask  # [B, L]
         means = torch.bmm(self._shares(mask) * factors.unsqueeze(1), embedded)  # [B, levels, dim]
-        logits = torch.bmm(self._queries(means), embedded.transpose(1, 2))  # [B, levels heads, L]
-        attention = self._mixed(logits * factors.unsqueeze(1), mask)  # [B, heads, L]
-        attended = torch.bmm(attention * factors.unsqueeze(1), embedded)  # [B, heads, dim]
+        queries = self._queries(means).transpose(1, 2)  # [B, dim, levels heads]
+        logits = torch.bmm(embedded, queries) * factors.unsqueeze(2)  # [B, L, levels heads]
+        attention = self._mixed(logits, mask) * factors.unsqueeze(2)  # [B, L, heads]
+        attended = torch.bmm(attention.transpose(1, 2), embedded)  # [B, heads, dim]
         # V and the first half of W_o are one matrix for each head: sum_i a_i x_i comes first.
         by_head = self.value.unflatten(0, (self.heads, -1))  # [heads, dim / heads, dim]
         first = self.output[:, : len(self.value)].unflatten(1, (self.heads, -1)).transpose(0, 1)
@@ -128,17 +167,17 @@ class AttMix(nn.Module):
         weights = torch.cat([joined, self.output[:, len(self.value) :]], 1)
         both = torch.cat([attended.flatten(1), means[:, 0]], 1)  # [B, (heads + 1) dim]
         session = functional.linear(both, weights, self.output_bias)  # [B, dim]
-        if self.normalise:
-            session = self._normalised(session) * self.scale
+        if self.normalise != "none":
+            session = session * self._factors(session).unsqueeze(-1) * self.scale
         return append_one(session, self.item_bias)
 
     def item_table(self) -> Tensor:
         """``[N, dim]`` float32, or ``[N, dim + 1]`` with the item bias as the last column."""
-        return append_bias(self._normalised(self.item_embedding), self.item_bias)
+        return append_bias(self._as_candidates(self._candidates()), self.item_bias)
 
     def embed_candidates(self, items: Tensor) -> Tensor:
         """``item_table()[items]`` without working out the rest of the table."""
-        vectors = self._normalised(functional.embedding(items, self.item_embedding))
+        vectors = self._as_candidates(rows_of(self._candidates(), items))
         if self.item_bias is None:
             return vectors
         return torch.cat([vectors, rows_of(self.item_bias.unsqueeze(1), items)], -1)
@@ -171,22 +210,35 @@ class AttMix(nn.Module):
         return queries.transpose(0, 1).reshape(len(means), -1, means.shape[2])
 
     def _mixed(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """``[B, heads, L]``, summing to 1 over the items of a window that has any.
+        """``[B, L, heads]``, summing to 1 over the items of a window that has any.
 
         Lp pooling of softmax maps, scaled to sum to 1, is
         ``softmax_i((1/p) logsumexp_l p log a_lh,i)``, where no power can leave float32.
         """
+        # A softmax over the last dimension, of few items, takes three times as long as this one.
         # A finite stand-in for -inf: a window without items must not become NaN.
-        maps = logits.masked_fill(~mask.unsqueeze(1), -1e9).log_softmax(2)
-        by_level = maps.unflatten(1, (-1, self.heads))  # [B, levels, heads, L]
-        pooled = torch.logsumexp(self.lp * by_level, 1) / self.lp  # [B, heads, L]
-        return pooled.softmax(2) * mask.unsqueeze(1)
+        logits = logits.masked_fill(~mask.unsqueeze(2), -1e9)
+        by_level = (-1, self.heads)
+        if self.lp == 1.0:  # the mean, which sums to 1 as it is
+            pooled = logits.softmax(1).unflatten(2, by_level).mean(2)  # [B, L, heads]
+        else:
+            maps = logits.log_softmax(1).unflatten(2, by_level)  # [B, L, levels, heads]
+            pooled = (torch.logsumexp(self.lp * maps, 2) / self.lp).softmax(1)
+        return pooled * mask.unsqueeze(2)
+
+    def _candidates(self) -> Tensor:
+        """``[N, dim]``, the table that candidates are looked up in."""
+        own = self.target_item_embedding
+        return self.item_embedding if own is None else own
+
+    def _as_candidates(self, vectors: Tensor) -> Tensor:
+        """``[..., dim]`` rows of that table as they are scored with."""
+        if self.normalise != "both":
+            return vectors
+        return vectors * self._factors(vectors).unsqueeze(-1)
 
     def _factors(self, vectors: Tensor) -> Tensor:
-        """``[...]``, 1 / length of ``[..., dim]`` vectors with ``normalise``, else 1."""
-        if not self.normalise:
+        """``[...]``, 1 / length of ``[..., dim]`` vectors, or 1 where none is normalised."""
+        if self.normalise == "none":
             return vectors.new_ones(vectors.shape[:-1])
         return vectors.norm(dim=-1).clamp_min(_TINY).reciprocal()
-
-    def _normalised(self, vectors: Tensor) -> Tensor:
-        return vectors * self._factors(vectors).unsqueeze(-1) if self.normalise else vectors

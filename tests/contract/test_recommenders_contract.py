@@ -24,7 +24,17 @@ VARIANTS = [
     ("stamp", {"trilinear": True, "item_bias": True}),
     ("stamp", {"reference_padding": 10}),
     ("attmix", {}),
-    ("attmix", {"normalise": False, "heads": 4, "levels": 5, "lp": 1.0, "item_bias": True}),
+    ("attmix", {"normalise": "none", "heads": 4, "levels": 5, "lp": 1.0, "item_bias": True}),
+    (
+        "attmix",
+        {
+            "normalise": "session",
+            "scale": 1.0,
+            "two_tables": True,
+            "init": "uniform",
+            "item_bias": True,
+        },
+    ),
     ("popularity", {}),
     ("item-knn", {}),
     ("item-knn", {"neighbours": 3, "shrinkage": 0.0, "last": 2}),

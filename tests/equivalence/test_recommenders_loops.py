@@ -1,6 +1,7 @@
 """The batched encoders equal the papers' formulas, worked out one window at a time in numpy."""
 
 import numpy as np
+import pytest
 import torch
 
 from alkd_ray.recommenders.attmix import AttMix
@@ -82,29 +83,34 @@ def test_stamp():
             check(model, reference)
 
 
-def test_attmix():
-    for normalise in (False, True):
-        model, values = prepared(AttMix, levels=3, heads=2, lp=3.0, normalise=normalise, scale=5.0)
+@pytest.mark.parametrize("normalise", ["both", "session", "none"])
+@pytest.mark.parametrize("lp", [1.0, 3.0])
+@pytest.mark.parametrize("two_tables", [False, True])
+def test_attmix(normalise, lp, two_tables):
+    model, v = prepared(
+        AttMix, levels=3, heads=2, lp=lp, normalise=normalise, scale=5.0, two_tables=two_tables
+    )
 
-        def unit(x, normalise=normalise):
-            return x / np.linalg.norm(x, axis=-1, keepdims=True) if normalise else x
+    def unit(x, is_normalised):
+        return x / np.linalg.norm(x, axis=-1, keepdims=True) if is_normalised else x
 
-        def reference(row, v=values, unit=unit, normalise=normalise):
-            x = unit(v["item_embedding"][row])
-            attended, part = [], DIM // 2
-            for head in range(2):
-                block = slice(head * part, (head + 1) * part)
-                maps = []
-                for level in range(3):
-                    q = v["level_weights"][level] @ x[-(level + 1) :].mean(0)
-                    q = v["query"][block] @ (q + v["level_bias"][level])
-                    maps.append(softmax(x @ v["key"][block].T @ q / np.sqrt(part)))
-                pooled = np.mean(np.array(maps) ** 3.0, axis=0) ** (1 / 3.0)
-                attended.append(pooled / pooled.sum() @ x @ v["value"][block].T)
-            both = np.concatenate([*attended, x[-1]])
-            session = v["output"] @ both + v["output_bias"]
-            return 5.0 * unit(session) if normalise else session
+    def reference(row):
+        x = unit(v["item_embedding"][row], normalise != "none")
+        attended, part = [], DIM // 2
+        for head in range(2):
+            block = slice(head * part, (head + 1) * part)
+            maps = []
+            for level in range(3):
+                q = v["level_weights"][level] @ x[-(level + 1) :].mean(0)
+                q = v["query"][block] @ (q + v["level_bias"][level])
+                maps.append(softmax(x @ v["key"][block].T @ q / np.sqrt(part)))
+            pooled = np.mean(np.array(maps) ** lp, axis=0) ** (1 / lp)
+            attended.append(pooled / pooled.sum() @ x @ v["value"][block].T)
+        both = np.concatenate([*attended, x[-1]])
+        session = v["output"] @ both + v["output_bias"]
+        return session if normalise == "none" else 5.0 * unit(session, True)
 
-        check(model, reference)
-        table = model.item_table().detach().numpy()
-        np.testing.assert_allclose(table, unit(values["item_embedding"]), rtol=1e-5, atol=1e-6)
+    check(model, reference)
+    candidates = v["target_item_embedding" if two_tables else "item_embedding"]
+    table = model.item_table().detach().numpy()
+    np.testing.assert_allclose(table, unit(candidates, normalise == "both"), rtol=1e-5, atol=1e-6)
