@@ -61,43 +61,46 @@ class PublishedStamp(nn.Module):
 
 
 class PublishedAttMix(nn.Module):
-    """Atten-Mixer without a graph network: a query a level, heads, Lp pooling, cosine scores."""
+    """AttMix as ``AttMix.py`` has it: ten levels, Lp pooling with p = 1, sessions of length 1."""
 
-    def __init__(self, num_items: int, dim: int, levels: int = 3, heads: int = 2) -> None:
+    dropout = 0.1
+
+    def __init__(self, num_items: int, dim: int, levels: int = 10, heads: int = 2) -> None:
         super().__init__()
-        self.levels, self.heads, self.power = levels, heads, 4
-        self.items = nn.Embedding(num_items, dim)
-        self.by_level = nn.ModuleList(nn.Linear(dim, dim) for _ in range(levels))
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key = nn.Linear(dim, dim, bias=False)
-        self.value = nn.Linear(dim, dim, bias=False)
+        self.levels, self.heads = levels, heads
+        self.inputs = nn.Embedding(num_items, dim, padding_idx=PADDING)
+        self.candidates = nn.Embedding(num_items, dim)
+        self.by_level = nn.ModuleList(nn.Linear(at * dim, dim) for at in range(1, levels + 1))
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.layer_norm = nn.LayerNorm(dim, eps=1e-8)
         self.output = nn.Linear(2 * dim, dim)
 
     def forward(self, windows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """``[B, d]`` windows and ``[N, d]`` items."""
-        count, dim = len(windows), self.items.embedding_dim
+        count, dim = len(windows), self.inputs.embedding_dim
         shown = torch.arange(LENGTH) < lengths.unsqueeze(1)  # [B, L]
-        embedded = functional.normalize(self.items(windows), dim=2) * shown.unsqueeze(2)
-        ends = lengths.long() - 1
-        rows = torch.arange(count)
-        recent = [embedded[rows, (ends - back).clamp_min(0)] for back in range(self.levels)]
+        embedded = functional.normalize(self.inputs(windows) * shown.unsqueeze(2), dim=2)
+        embedded = functional.dropout(embedded, self.dropout)
+        rows, ends = torch.arange(count), lengths.long() - 1
+        recent = [embedded[rows, (ends - back).clamp_min(-1)] for back in range(self.levels)]
         queries = torch.stack(
-            [layer(sum(recent[: level + 1])) for level, layer in enumerate(self.by_level)], 1
+            [layer(torch.cat(recent[: at + 1], 1)) for at, layer in enumerate(self.by_level)], 1
         )  # [B, levels, d]
         split = (self.heads, dim // self.heads)
-        q = self.query(queries).unflatten(2, split).transpose(1, 2)  # [B, heads, levels, .]
+        q = self.query(functional.normalize(queries, dim=1)).unflatten(2, split).transpose(1, 2)
         k = self.key(embedded).unflatten(2, split).transpose(1, 2)  # [B, heads, L, .]
         v = self.value(embedded).unflatten(2, split).transpose(1, 2)  # [B, heads, L, .]
-        maps = torch.sigmoid(q @ k.transpose(2, 3)).masked_fill(~shown[:, None, None], -1e9)
-        maps = torch.softmax(2 * maps, 3)  # [B, heads, levels, L]
-        pooled = functional.lp_pool2d(
-            maps.flatten(0, 1).transpose(1, 2), self.power, (1, self.levels)
+        maps = torch.softmax(2 * torch.sigmoid(q @ k.transpose(2, 3)), 3)  # [B, heads, levels, L]
+        pooled = functional.lp_pool1d(
+            maps.permute(0, 1, 3, 2).flatten(0, 1), 1, self.levels, stride=self.levels
         ).view(count, self.heads, LENGTH)
-        pooled = torch.softmax(2 * pooled.masked_fill(~shown[:, None], -1e9), 2)
+        pooled = torch.softmax(2 * pooled.masked_fill(~shown[:, None], -torch.inf), 2)
+        pooled = functional.dropout(pooled, self.dropout)
         attended = (pooled.unsqueeze(3) * v).sum(2).flatten(1)  # [B, d]
-        session = self.output(torch.cat([attended, recent[0]], 1))  # [B, d]
-        table = functional.normalize(self.items.weight, dim=1)  # [N, d]
-        return 12 * functional.normalize(session, dim=1), table
+        session = self.output(torch.cat([self.layer_norm(attended), recent[0]], 1))  # [B, d]
+        return functional.normalize(session, dim=1), self.candidates.weight
 
 
 BACKBONES: dict[str, type[nn.Module]] = {

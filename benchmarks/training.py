@@ -55,10 +55,11 @@ OWN_WANTED = {  # recall@5, recall@10 of an implementation made before this one
 
 
 def make(backbone: str, num_items: int, dim: int, seed: int = 1) -> Backbone:
-    """A fresh backbone with its default options."""
+    """A fresh backbone with the options that the paper preset gives it."""
+    options = config.make({"preset": "paper", "student": {"backbone": backbone}}).student.options
     generator = torch_stream(seed, "initial weights", "benchmark")
     return registry.build(
-        "recommenders", backbone, {}, num_items=num_items, dim=dim, generator=generator
+        "recommenders", backbone, options, num_items=num_items, dim=dim, generator=generator
     )
 
 

@@ -33,8 +33,8 @@ class DE(Annealed):
     one that is scored with, bias included.
 
     The sums are of squares, so that lambda means something else with each backbone: a normalising
-    AttMix encodes sessions to the length ``scale`` (12) and items to the length 1, and a session's
-    part of D starts at 144 times an item's.
+    AttMix encodes sessions to the length ``scale`` (1 in the paper preset; with 12, and items of
+    length 1, a session's part of D starts at 144 times an item's).
 
     Departures from the paper and its code: a user there is an encoded session here, since sessions
     are anonymous, and with prefix examples each prefix is a session of its own. An expert's hidden

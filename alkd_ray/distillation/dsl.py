@@ -33,8 +33,8 @@ class DSL:
     is dropped, and as many others are grown where the step just made had the largest gradients.
     rho falls by a cosine from ``first_share`` to ``last_share`` in ``annealing_steps``, and stays.
 
-    Sparse are the tables with a row for each item (input and target items in FPMC and STAMP, the
-    one table of AttMix). What is left dense, a few matrices of dim x dim and, where the backbone
+    Sparse are the tables with a row for each item (those of input and target items; AttMix may
+    have one for both). What is left dense, a few matrices of dim x dim and, where the backbone
     has them, item biases, is small beside them.
 
     The budget. ALKDRec compares with DSL and states neither dimension nor density. This method

@@ -50,8 +50,8 @@ class HTD(Annealed):
     scored with, bias included.
 
     GA is a sum of squares, so that lambda and alpha mean something else with each backbone: a
-    normalising AttMix encodes sessions to the length ``scale`` (12) and items to the length 1, and
-    a session's part of GA starts at 144 times an item's.
+    normalising AttMix encodes sessions to the length ``scale`` (1 in the paper preset; with 12, and
+    items of length 1, a session's part of GA starts at 144 times an item's).
 
     Departures from the paper and its code: a user there is an encoded session here, since sessions
     are anonymous, and with prefix examples each prefix is a session of its own. With ``first`` the

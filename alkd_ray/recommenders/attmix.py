@@ -138,9 +138,7 @@ class AttMix(nn.Module):
         self.output = drawn((dim, 2 * dim), std, generator)
         self.output_bias = nn.Parameter(torch.zeros(dim, device=device))
         self.item_bias = nn.Parameter(torch.zeros(num_items, device=device)) if item_bias else None
-        self.target_item_embedding = (
-            drawn((num_items, dim), std, generator) if two_tables else None
-        )
+        self.target_item_embedding = drawn((num_items, dim), std, generator) if two_tables else None
 
     def encode(self, items: Tensor, mask: Tensor) -> Tensor:
         """Embeddings of windows, their length ``scale`` with ``normalise``.
