@@ -97,7 +97,7 @@ class AttMix(nn.Module):
         init_std: float | None = Field(
             None,
             gt=0,
-            description="standard deviation of normal initial values, end of uniform ones; "
+            description="standard deviation of normal initial values, largest of uniform ones; "
             "none = 1 / sqrt(dim)",
         )
 

@@ -1,8 +1,9 @@
 """Our training under the paper preset reaches what an independent implementation reached.
 
-The wanted recalls on the test split are those of single runs, so the tolerance is the binomial
-noise of the difference of two of them: two standard errors of sqrt(2 p (1 - p) / sessions). That
-leaves recall@10 above .0062; chance gives .0012.
+The wanted recalls are those of single runs, so the tolerance is the binomial noise of the
+difference of two of them: two standard errors of sqrt(2 p (1 - p) / sessions). That leaves FPMC's
+recall@10 above .0062, where chance gives .0012, and AttMix's recall@25 above .0097, where chance
+gives .0030. AttMix's other implementation has the layers of the published code, without dropout.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from alkd_ray.evaluation.ranks import rank_targets
 from alkd_ray.seeds import torch_stream
 from alkd_ray.sessions import from_lists, of_split, positional_split
 from alkd_ray.training import loop
+from alkd_ray.types import SplitName
 
 WINDOW = 10
 NUM_ITEMS = 8475
@@ -34,7 +36,17 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_fpmc_student_of_the_paper_preset(published_data: Path) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "loss", "split", "wanted"),
+    [
+        ("fpmc", "pairwise", "test", {"recall@5": 0.0073, "recall@10": 0.0126}),
+        # Cosines of one table, Atten-Mixer's own form, end at .0024.
+        ("attmix", "sampled_bce", "valid", {"recall@25": 0.0170}),
+    ],
+)
+def test_students_of_the_paper_preset(
+    published_data: Path, backbone: str, loss: str, split: SplitName, wanted: dict[str, float]
+) -> None:
     folder = published_data / "alkdrec" / "hetrec2011-ml"
     table = pd.read_parquet(folder / "sessions.parquet")
     sessions = from_lists(
@@ -43,7 +55,8 @@ def test_fpmc_student_of_the_paper_preset(published_data: Path) -> None:
         table["target"].to_numpy(),
         positional_split(len(table)),
     )
-    student = config.make({"preset": "paper"}).student
+    given = {"backbone": backbone, "training": {"loss": loss}}
+    student = config.make({"preset": "paper", "student": given}).student
     model = registry.build(
         "recommenders",
         student.backbone,
@@ -60,9 +73,9 @@ def test_fpmc_student_of_the_paper_preset(published_data: Path) -> None:
         WINDOW,
         seed=1,
     )
-    ranks = rank_targets(model, of_split(sessions, "test"), WINDOW)
+    ranks = rank_targets(model, of_split(sessions, split), WINDOW)
     assert result.steps == result.best_step + 20 * 10 < 10_000  # stopped by patience
-    for metric, wanted in (("recall@5", 0.0073), ("recall@10", 0.0126)):
+    for metric, expected in wanted.items():
         found = float(metric_values(ranks, metric).mean())
-        noise = float(np.sqrt(2 * wanted * (1 - wanted) / len(ranks.ranks)))
-        assert abs(found - wanted) <= 2 * noise, f"{metric} {found:.4f}, wanted {wanted}"
+        noise = float(np.sqrt(2 * expected * (1 - expected) / len(ranks.ranks)))
+        assert abs(found - expected) <= 2 * noise, f"{metric} {found:.4f}, wanted {expected}"
