@@ -45,4 +45,8 @@ def test_every_config_that_ships_is_valid(file: Path, preset: str, backbone: str
     assert config.preset == preset
     assert (config.teacher.dim, config.student.dim) == (100, 10)
     assert config.teacher.training.patience == {"paper": 20, "strong": 8}[preset]
-    assert bool(config.student.options) == (preset == "strong")
+    assert config.student.options.get("item_bias", False) == (preset == "strong")
+    # The paper's AttMix is not the Atten-Mixer paper's, which is the plug-in's default.
+    assert config.student.options.get("two_tables", False) == (
+        (preset, backbone) == ("paper", "attmix")
+    )
