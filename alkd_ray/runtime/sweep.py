@@ -22,7 +22,7 @@ from alkd_ray.sweeps import shared as sharing
 from alkd_ray.sweeps import trials as one_trial
 from alkd_ray.sweeps.config import Sweep, points
 from alkd_ray.sweeps.journal import Journal
-from alkd_ray.sweeps.queue import TrialQueue
+from alkd_ray.sweeps.queue import TrialQueue, still_true
 from alkd_ray.sweeps.records import Setting, Trial, TrialRecord
 from alkd_ray.sweeps.rungs import Rungs
 from alkd_ray.sweeps.search import purchases, search_of
@@ -169,10 +169,14 @@ def _run(
     if shared.ends_the_sweep:
         return _ended(outcome, root, journal)
 
+    def trials_of(setting: Setting) -> list[Trial]:
+        return shared.trials(setting, configs(setting))
+
+    earlier = still_true(earlier, trials_of)
     known = standings(earlier.values(), config.metric, sweep.seeds)
     queue = TrialQueue(
         search_of(config, ((s.setting, s.mean if s.is_whole else None) for s in known)),
-        lambda setting: shared.trials(setting, configs(setting)),
+        trials_of,
         lambda setting: configs(setting).student.backbone,
         config.metric,
         len(sweep.seeds),

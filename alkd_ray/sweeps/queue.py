@@ -61,6 +61,20 @@ class PackSizes:
         return max(1, min(wanted, most, share, MOST_IN_PACK))
 
 
+def still_true(
+    records: Mapping[str, TrialRecord], trials_of: Callable[[Setting], Sequence[Trial]]
+) -> dict[str, TrialRecord]:
+    """Those of ``records`` whose inputs are what they were: more may have been bought since.
+
+    Args:
+        records: trial -> what became of it, earlier.
+        trials_of: the trials of a setting as they are now.
+    """
+    settings = {record.setting.id: record.setting for record in records.values()}
+    inputs = {t.id: t.inputs for setting in settings.values() for t in trials_of(setting)}
+    return {name: one for name, one in records.items() if inputs.get(name) == one.inputs}
+
+
 @dataclass(slots=True)
 class _Open:
     """A setting under way."""
@@ -95,7 +109,7 @@ class TrialQueue:
             backbone_of: what trials of one pack must share.
             metric: that the search is told.
             seeds: trials of a setting.
-            records: of trials that are over.
+            records: of trials that are over, and :func:`still_true`.
         """
         self.search = search
         self.records = dict(records)
@@ -164,8 +178,7 @@ class TrialQueue:
             for trial in trials:
                 self._ahead.discard(trial.id)
                 known = self.records.get(trial.id)
-                if known is None or known.inputs != trial.inputs:
-                    self.records.pop(trial.id, None)
+                if known is None:
                     backbone = self._backbone_of(setting)
                     self._waiting.setdefault(backbone, []).append(trial)
                 else:
