@@ -17,7 +17,7 @@ from alkd_ray.config import TrainingConfig
 from alkd_ray.distillation._entities import Embedded
 from alkd_ray.distillation._joint import FrozenTeacher
 from alkd_ray.recommenders import Backbone
-from alkd_ray.recommenders._lookup import added_up
+from alkd_ray.recommenders._lookup import added_up, rows_of
 from alkd_ray.registry import PluginConfig
 from alkd_ray.seeds import numpy_stream, torch_stream
 
@@ -166,7 +166,7 @@ class Experts(nn.Module):
             return torch.addbmm(shares @ self.second_bias, hidden, self.second)
         part, row = shares.T.topk(most, dim=1, sorted=False)  # [K, most] both
         part = part.unsqueeze(2)
-        hidden = torch.bmm(part * extended[row], self.first).relu_()  # [K, most, H]
+        hidden = torch.bmm(part * rows_of(extended, row), self.first).relu_()  # [K, most, H]
         outputs = torch.baddbmm(part * self.second_bias.unsqueeze(1), hidden, self.second)
         return added_up(len(student), row, outputs)
 

@@ -26,8 +26,9 @@ from alkd_ray.training.loop import TrainingResult, train_rows
 class TeacherRanking:
     """The pairwise loss, unit weights, on the teacher's top items for all training sessions.
 
-    The paper names the method and gives no settings: the list is as long as an LLM's ranking, and
-    the loss and the negatives are those of ALKDRec. Items of the session are left out of it.
+    The paper names the method and gives no settings; its published code lists 50 items. Here the
+    list is as long as an LLM's ranking by default, and the loss and the negatives are those of
+    ALKDRec. Items of the session are left out of it.
     """
 
     class Config(PluginConfig):

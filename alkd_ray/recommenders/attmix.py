@@ -55,10 +55,13 @@ class AttMix(nn.Module):
     ``preset: paper`` sets. With cosines of one table instead, 10 dimensions learn so slowly that
     the paper's stopping rule ends them at nothing (docs/reproduction.md).
 
-    Departures from both codes: the dot products are not squashed by a sigmoid before the softmax,
-    the pooled map is scaled to sum to 1 instead of passing a second softmax, W_l acts on the mean
-    of the last l items instead of their concatenation, no layer is normalised, and there is no
-    dropout (this project draws from named streams alone). The scale 12 is the Atten-Mixer code's.
+    Departures from both codes: the dot products are divided by sqrt(dim / heads) instead of passing
+    a sigmoid and a factor 2, the pooled map is scaled to sum to 1 instead of passing a second
+    softmax, W_l acts on the mean of the last l items instead of their concatenation, queries are
+    not normalised over the levels nor the attended vector over its dimensions (LayerNorm), Q, K and
+    V have no biases, biases start at 0, item 0 is an item as any other instead of padding, and
+    there is no dropout (this project draws from named streams alone). The scale 12 is the
+    Atten-Mixer code's.
 
     Attributes:
         num_items: N.
@@ -79,8 +82,8 @@ class AttMix(nn.Module):
         lp: float = Field(4.0, ge=1, description="power of the pooling over levels")
         normalise: Normalise = Field(
             "both",
-            description="give windows' items, sessions and candidates one length (both), all but "
-            "candidates (session), or none of them (none)",
+            description="give windows' items and candidates length 1 and sessions `scale` (both), "
+            "candidates the length they have (session), or do so to all (none)",
         )
         scale: float = Field(
             12.0, gt=0, description="length of a normalised session (the paper's w_k)"
@@ -141,7 +144,7 @@ class AttMix(nn.Module):
         self.target_item_embedding = drawn((num_items, dim), std, generator) if two_tables else None
 
     def encode(self, items: Tensor, mask: Tensor) -> Tensor:
-        """Embeddings of windows, their length ``scale`` with ``normalise``.
+        """Embeddings of windows, their length ``scale`` unless ``normalise`` is ``none``.
 
         Args:
             items: ``[B, L]`` int64, right-aligned windows.

@@ -108,7 +108,7 @@ class Contrasted:
         first: an entry.
         second: another one of the same dataset.
         comparison: with its interval; the p-values are corrected (Holm) for all differences of
-            the table in the same metric.
+            the table in the same dataset and metric.
     """
 
     first: Entry
@@ -131,12 +131,14 @@ class Analysis:
         contrasts: the study's differences, in the order of the metrics, then of the entries.
         teachers: each teacher - its student, corrected among themselves.
         resamples: bootstrap resamples.
+        not_compared: differences that the study takes, of two systems of which one has no result.
     """
 
     cells: Mapping[tuple[str, str, str, str], Cell]
     contrasts: tuple[Contrasted, ...]
     teachers: tuple[Contrasted, ...]
     resamples: int
+    not_compared: int = 0
 
 
 def analyse(study: Study, entries: Sequence[Entry], resamples: int, seed: int) -> Analysis:
@@ -150,14 +152,15 @@ def analyse(study: Study, entries: Sequence[Entry], resamples: int, seed: int) -
         seed: of the resampling.
     """
     cells: dict[tuple[str, str, str, str], Cell] = {}
-    gaps: dict[str, list[Contrasted]] = {metric: [] for metric in study.metrics}
-    teachers: dict[str, list[Contrasted]] = {metric: [] for metric in study.metrics}
+    gaps: dict[tuple[str, str], list[Contrasted]] = {}
+    teachers: dict[tuple[str, str], list[Contrasted]] = {}
     by_dataset: dict[str, list[Entry]] = {}
     for entry in entries:
         by_dataset.setdefault(entry.dataset, []).append(entry)
-    compared = {name: _with_results(pairs(study, inside)) for name, inside in by_dataset.items()}
-    differences = sum(map(len, compared.values()))
-    resamples = max(resamples, RESAMPLES_PER_DIFFERENCE * differences)
+    planned = {name: pairs(study, inside) for name, inside in by_dataset.items()}
+    compared = {name: _with_results(found) for name, found in planned.items()}
+    largest_family = max(map(len, compared.values()), default=0)
+    resamples = max(resamples, RESAMPLES_PER_DIFFERENCE * largest_family)
     for dataset, inside in by_dataset.items():
         measured = _Measured([entry for entry in inside if entry.values], resamples, seed)
         for entry in inside:
@@ -166,9 +169,17 @@ def analyse(study: Study, entries: Sequence[Entry], resamples: int, seed: int) -
                 cells[key] = _cell(study, entry, metric, measured)
         taught = _with_results(_teachers(inside))
         for metric in study.metrics:
-            gaps[metric] += [measured.contrast(*pair, metric) for pair in compared[dataset]]
-            teachers[metric] += [measured.contrast(*pair, metric) for pair in taught]
-    return Analysis(cells, _corrected(gaps), _corrected(teachers), resamples)
+            family = metric, dataset
+            gaps[family] = [measured.contrast(*pair, metric) for pair in compared[dataset]]
+            teachers[family] = [measured.contrast(*pair, metric) for pair in taught]
+    families = [(metric, dataset) for metric in study.metrics for dataset in by_dataset]
+    return Analysis(
+        cells,
+        tuple(gap for family in families for gap in _holm(gaps[family])),
+        tuple(gap for family in families for gap in _holm(teachers[family])),
+        resamples,
+        sum(map(len, planned.values())) - sum(map(len, compared.values())),
+    )
 
 
 def pairs(study: Study, entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
@@ -254,12 +265,8 @@ def _cell(study: Study, entry: Entry, metric: str, measured: _Measured) -> Cell:
     )
 
 
-def _corrected(by_metric: Mapping[str, Sequence[Contrasted]]) -> tuple[Contrasted, ...]:
-    """All of them, those of one metric corrected together."""
-    return tuple(gap for gaps in by_metric.values() for gap in _holm(gaps))
-
-
 def _holm(gaps: Sequence[Contrasted]) -> list[Contrasted]:
+    """One family, corrected together."""
     by_bootstrap = holm([gap.comparison.p_bootstrap for gap in gaps])
     by_t_test = holm([gap.comparison.p_t_test for gap in gaps])
     return [

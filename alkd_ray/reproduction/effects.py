@@ -8,9 +8,9 @@ incorrect. The mean over the picks is the realised gain; beside it stands what t
 paper and of the exact solution guarantee for one pick, whatever the effects.
 
 With the paper's mu of 10 the gain of rank 7,000 is 10^-38 of that of rank 1: the realised gain of
-a selection is that of a few sessions, often of one. How much of it the first hundredth of the
-ranks carries, and how much its largest pick, is part of every row; so is the mean worth of the
-picks with all ranks counted alike, which no single session decides.
+a selection that reaches the first ranks is that of a few sessions, often of one. How much of it the
+first hundredth of the ranks carries, and how much its largest pick, is part of every row; so is the
+mean worth of the picks with all ranks counted alike, which no single session decides.
 
 Everything before :func:`collect` computes on arrays alone.
 """

@@ -23,6 +23,12 @@ _TEX_SPECIAL = {
 }
 
 
+_PUBLISHED = (
+    "; below those of ndcg the quantity that the paper calls so; in parentheses the published "
+    "number, with an arrow where it lies outside"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A row of a page's table: one metric of the systems of one row of the study.
@@ -60,12 +66,14 @@ class Grid:
         dataset: its name.
         columns: systems.
         lines: rows.
+        sessions: test sessions; 0 = nothing has a result.
         others: systems without a row: plain baselines, and models that all rows share.
     """
 
     dataset: str
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
+    sessions: int
     others: tuple[Entry, ...]
 
 
@@ -88,7 +96,9 @@ def grids(study: Study, entries: Sequence[Entry], analysis: Analysis) -> list[Gr
             for number, metric in enumerate(study.metrics)
         ]
         others = tuple(entry for entry in inside if not entry.row)
-        found.append(Grid(dataset, tuple(columns), tuple(lines), others))
+        estimates = (analysis.cells[key].ours for key in analysis.cells if key[0] == dataset)
+        sessions = next((ours.sessions for ours in estimates if ours), 0)
+        found.append(Grid(dataset, tuple(columns), tuple(lines), sessions, others))
     return found
 
 
@@ -143,9 +153,8 @@ def _latex_table(study: Study, grid: Grid, analysis: Analysis) -> str:
     lines = [
         r"\begin{table*}",
         rf"\caption{{{tex(study.title)}, {tex(grid.dataset)}. "
-        f"Means over seeds with 95\\% intervals over {_covers(grid)}; below those of ndcg the "
-        "quantity that the paper calls so; in parentheses the published number, with an arrow "
-        "where it lies outside.}",
+        f"{grid.sessions:,} test sessions; means over seeds with 95\\% intervals over "
+        f"{_covers(grid)}{_PUBLISHED if study.is_table else ''}.}}",
         r"\centering\scriptsize",
         rf"\begin{{tabular}}{{ll{'r' * len(grid.columns)}}}",
         r"\toprule",

@@ -50,6 +50,7 @@ class Reproduced:
         notes: what limits the numbers.
         dollars_per_ranking: dataset -> what an LLM's ranking is priced at; {} = unknown.
         tables: further tables.
+        overrides: ``key=value`` by which the sweeps are others than their files'.
     """
 
     study: Study
@@ -59,6 +60,7 @@ class Reproduced:
     notes: Sequence[str] = ()
     dollars_per_ranking: Mapping[str, float] = field(default_factory=dict)
     tables: Sequence[Table] = ()
+    overrides: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,11 @@ def write(data: Reproduced, folder: Path) -> Written:
     analysis = analyse(data.study, data.entries, data.resamples, BOOTSTRAP_SEED)
     tables = layout.grids(data.study, data.entries, analysis)
     findings = headline(data.study, analysis, data.finished)
-    notes = [*data.study.notes, *data.notes, *_cautions(data)]
+    notes = [*_settings_notes(data), *data.notes, *_cautions(data)]
     facts = {
         "generated": f"alkd_ray {__version__}",
         "sweeps": [one.sweep.sweep_id for one in data.finished],
+        "overrides": list(data.overrides),
         "seeds": {one.dataset: one.sweep.seeds for one in data.finished},
         "resamples": analysis.resamples,
         "notes": notes,
@@ -107,6 +110,7 @@ def write(data: Reproduced, folder: Path) -> Written:
         "headline": findings,
         "notes": notes,
         "seeds": _seeds(data),
+        "sweeps": ", ".join(one.sweep.sweep_id for one in data.finished),
         "failed": failed,
         "mark": layout.mark,
         "generated": facts["generated"],
@@ -128,6 +132,16 @@ def write(data: Reproduced, folder: Path) -> Written:
         layout.as_json(data.study, analysis, [str(finding) for finding in findings], facts),
     )
     return Written(folder, findings, tables, analysis)
+
+
+def _settings_notes(data: Reproduced) -> Sequence[str]:
+    """How it was made: the study's notes, which speak of its sweeps as their files have them."""
+    if not data.overrides:
+        return data.study.notes
+    return [
+        f"Made with {' '.join(data.overrides)}: the settings are not those of the paper's table or "
+        "figure, which the sweeps' files hold."
+    ]
 
 
 def _seeds(data: Reproduced) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alkd_ray.evaluation.wording import Finding, metric, signed
-from alkd_ray.reproduction.cells import Analysis, Cell, Contrasted
+from alkd_ray.reproduction.cells import Analysis, Cell, Contrasted, Entry
 from alkd_ray.reproduction.entries import Finished
 from alkd_ray.reproduction.studies import Study
 
 MAIN_METRIC = "ndcg@10"
+MOST_NAMED = 5
+_FAMILY = "for all of a dataset in one metric"
 
 
 def headline(study: Study, analysis: Analysis, finished: Sequence[Finished]) -> list[Finding]:
@@ -28,7 +30,18 @@ def headline(study: Study, analysis: Analysis, finished: Sequence[Finished]) -> 
                     "their cells are empty, the others stand; the reasons are below",
                 )
             )
-    return found
+    return found + _lacking(analysis)
+
+
+def _lacking(analysis: Analysis) -> list[Finding]:
+    """Settings without a result whose trials did not fail: they were dropped, or not tested."""
+    entries = {id(cell.entry): cell.entry for cell in analysis.cells.values()}.values()
+    those = [one for one in entries if one.missing and "failed" not in one.missing]
+    if not those:
+        return []
+    shown = [f"{_where(one)}, {one.column}: {one.missing}" for one in those[:MOST_NAMED]]
+    more = [f"{len(those) - MOST_NAMED} more"] if len(those) > MOST_NAMED else []
+    return [Finding(f"{len(those)} settings have no result", "; ".join([*shown, *more]))]
 
 
 def _contrasts(study: Study, analysis: Analysis) -> list[Finding]:
@@ -52,7 +65,9 @@ def _contrasts(study: Study, analysis: Analysis) -> list[Finding]:
         "rows": f"{study.rows} {study.main} has the higher mean {MAIN_METRIC}",
         "student": f"the distilled student has the higher mean {MAIN_METRIC}",
     }[study.contrast]
-    return [Finding(f"Here {what} " + ", ".join(counts)), _holding(gaps)]
+    lacking = analysis.not_compared
+    numbers = f"{lacking} more could not be taken: one of the two has no result" if lacking else ""
+    return [Finding(f"Here {what} " + ", ".join(counts), numbers), _holding(gaps)]
 
 
 def _is_variant(study: Study, gap: Contrasted) -> bool:
@@ -67,22 +82,26 @@ def _holding(gaps: Sequence[Contrasted]) -> Finding:
         shown = [f"{_name(gap)} {signed(gap.comparison.difference.mean)}" for gap in holding]
         return Finding(
             f"{len(holding)} of these {len(gaps)} differences hold"
-            f"{'s' if len(holding) == 1 else ''} after Holm's correction",
+            f"{'s' if len(holding) == 1 else ''} after Holm's correction {_FAMILY}",
             "; ".join(shown),
         )
     least = [gap.comparison.difference for gap in gaps if gap.comparison.difference.standard_error]
     seen = sum(not gap.comparison.difference.covers_zero for gap in gaps)
     numbers = f"without it {seen} leave out 0"
     if least:
-        smallest = min(difference.least_detectable for difference in least)
-        numbers += f"; the least that any would have shown with 80% power is {metric(smallest)}"
+        sizes = sorted(difference.least_detectable for difference in least)
+        numbers += (
+            "; the least true difference that each would have shown with 80% power, without "
+            f"correction, goes from {metric(sizes[0])} to {metric(sizes[-1])}"
+        )
     return Finding(
-        f"None of these {len(gaps)} differences is shown after Holm's correction", numbers
+        f"None of these {len(gaps)} differences is shown after Holm's correction {_FAMILY}",
+        numbers,
     )
 
 
 def _name(gap: Contrasted) -> str:
-    where = f"{gap.first.dataset}, {gap.first.row}"
+    where = _where(gap.first)
     if gap.first.column == gap.second.column:
         return f"{where} against {gap.second.row} ({gap.first.column})"
     return f"{where}, {gap.first.column} against {gap.second.column}"
@@ -117,7 +136,7 @@ def _teachers(analysis: Analysis) -> list[Finding]:
         return []
     higher = [gap for gap in gaps if gap.comparison.difference.mean > 0]
     holding = [gap for gap in higher if gap.holds]
-    lower = [f"{gap.first.dataset}, {gap.first.row}" for gap in gaps if gap not in higher]
+    lower = [_where(gap.first) for gap in gaps if gap not in higher]
     numbers = f"the difference holds after Holm's correction in {len(holding)}"
     return [
         Finding(
@@ -146,7 +165,7 @@ def _baselines(analysis: Analysis) -> list[Finding]:
                     f"On {dataset} the mean of the best plain count, {first.entry.column}, is "
                     f"{word} that of the best distilled student",
                     f"{MAIN_METRIC} {metric(_mean(first))} against {metric(_mean(second))} "
-                    f"({_where(second)}, {second.entry.column})",
+                    f"({_where(second.entry)}, {second.entry.column})",
                 )
             )
     return found
@@ -156,5 +175,5 @@ def _mean(cell: Cell) -> float:
     return cell.ours.mean if cell.ours else 0.0
 
 
-def _where(cell: Cell) -> str:
-    return f"{cell.entry.dataset}, {cell.entry.row}"
+def _where(entry: Entry) -> str:
+    return ", ".join(filter(None, (entry.dataset, entry.row)))

@@ -8,7 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from alkd_ray import artifacts, datasets, stages
+import numpy as np
+
+from alkd_ray import artifacts, buying, datasets, stages
+from alkd_ray import sessions as windows_of
+from alkd_ray.config import canonical_hash
 from alkd_ray.config import load as load_run
 from alkd_ray.errors import InputError
 from alkd_ray.evaluation.wording import recall_cap
@@ -69,6 +73,11 @@ def make(study: Study, configs: Path, overrides: Sequence[str], shown: Shown) ->
         dataset: load(_file(configs, name), list(overrides))
         for dataset, name in study.sweeps.items()
     }
+    plain = [load(_file(configs, name), []) for name in study.sweeps.values()]
+    are_files_own = all(
+        one.sweep_id == other.sweep_id for one, other in zip(plain, sweeps.values(), strict=True)
+    )
+    changes = () if are_files_own else tuple(overrides)
     root = artifacts.run_root()
     outcomes = []
     finished = []
@@ -97,8 +106,11 @@ def make(study: Study, configs: Path, overrides: Sequence[str], shown: Shown) ->
         [*reasons, *(note for one in finished for note in _notes(one, root))],
         prices,
         tables,
+        changes,
     )
-    written = report.write(data, root / "reproduction" / study.folder)
+    ids = [sweep.sweep_id for sweep in sweeps.values()]
+    suffix = f"-{canonical_hash(ids, 8)}" if changes else ""
+    written = report.write(data, root / "reproduction" / f"{study.folder}{suffix}")
     return Outcome(written, worst.status, "; ".join(reasons))
 
 
@@ -160,9 +172,20 @@ def _file(configs: Path, name: str) -> Path:
 
 def _notes(finished: Finished, root: Path) -> list[str]:
     """What a reader has to know of the data."""
-    context = Context(finished.sweep.of({}), root, Silent())
-    data = stages.load_dataset(stages.import_sessions(context))
-    return [f"{finished.dataset}: {finding}" for finding in recall_cap(datasets.describe(data))]
+    config = finished.sweep.of({})
+    data = stages.load_dataset(stages.import_sessions(Context(config, root, Silent())))
+    found = [f"{finished.dataset}: {finding}" for finding in recall_cap(datasets.describe(data))]
+    recorded = buying.recorded_ids(config)
+    if recorded is not None:
+        train = windows_of.of_split(data.sessions, "train").ids
+        found.append(
+            f"{finished.dataset}: every strategy selects among the "
+            f"{np.isin(train, recorded).sum():,} of {len(train):,} training sessions whose "
+            "rankings were recorded, and difficulty ranks and guarantees are within those. Which "
+            "these are was decided by the selections of the paper's authors: random selection is "
+            "random among them alone."
+        )
+    return found
 
 
 def _prices(finished: Sequence[Finished], root: Path) -> dict[str, float]:
@@ -204,6 +227,8 @@ def _seen_afterwards(finished: Finished, root: Path) -> Table:
         effects.table(effects.collect(configs, root)),
         "Shares of the selected sessions, means over seeds with 95% t-intervals. Effective: the "
         "LLM's first 10 hold the target, the student's before distillation do not; similar: both "
-        "do; incorrect: the LLM's do not. Gains by the paper's game, whose mu of 10 leaves all of "
-        "them to a few ranks.",
+        "do; incorrect: the LLM's do not. Gains by the paper's game: with its mu of 10 those of a "
+        "selection that reaches the first ranks are a few sessions' own (see the shares carried). "
+        "The guarantees presuppose the game's shares of effective, similar and incorrect answers; "
+        "where more are incorrect, less is gained.",
     )

@@ -205,9 +205,10 @@ def _run(
     outcome.standings = standings(queue.records.values(), config.metric, sweep.seeds)
     _test_finalists(outcome, configs, root, journal, listener)
     failed = sum(record.status == "failed" for record in queue.records.values())
-    if failed and outcome.status == "complete":
+    if failed and outcome.status in ("complete", "partial"):
         outcome.status = "partial"
-        outcome.reason = f"{failed} of {len(queue.records)} trials failed"
+        trials = f"{failed} of {len(queue.records)} trials failed"
+        outcome.reason = f"{outcome.reason}; {trials}" if outcome.reason else trials
     return _ended(outcome, root, journal)
 
 

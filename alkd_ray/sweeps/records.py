@@ -44,6 +44,8 @@ class Trial:
         dataset: key of the imported sessions.
         teacher: key of the conventional teacher.
         rankings: key of the bought rankings; "" where the method reads none.
+        training: hash of how its student is trained and distilled. The sweep's id does not hold
+            it: defaults and presets may be others than when the sweep was begun.
     """
 
     point: dict[str, Any]
@@ -51,6 +53,7 @@ class Trial:
     dataset: str
     teacher: str
     rankings: str = ""
+    training: str = ""
 
     @property
     def setting(self) -> Setting:
@@ -64,8 +67,8 @@ class Trial:
 
     @property
     def inputs(self) -> str:
-        """Hash of the keys of its inputs: more may have been bought since it was run."""
-        return canonical_hash([self.dataset, self.teacher, self.rankings], 8)
+        """Hash of all that decides its result: more may have been bought since it was run."""
+        return canonical_hash([self.dataset, self.teacher, self.rankings, self.training], 8)
 
 
 @dataclass(frozen=True, slots=True)

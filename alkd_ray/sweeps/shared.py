@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alkd_ray import artifacts, buying, hinting, pipeline, plans, stages
+from alkd_ray import artifacts, buying, hinting, pipeline, plans, registry, stages
 from alkd_ray.annotation import planning
 from alkd_ray.artifacts import StageOutput
 from alkd_ray.bought import Bought
@@ -95,8 +95,9 @@ class Shared:
     def trials(self, setting: Setting, config: RunConfig) -> list[Trial]:
         """The trials of a setting, one for each seed."""
         found = self.by_purchase[purchase_of(config)]
+        training = _training_of(config)
         return [
-            Trial(setting.point, seed, found.dataset, found.teacher[seed], found.rankings)
+            Trial(setting.point, seed, found.dataset, found.teacher[seed], found.rankings, training)
             for seed in config.seeds
         ]
 
@@ -108,6 +109,17 @@ def purchase_of(config: RunConfig) -> str:
         fields["student"] = config.student.model_dump()
     fields["needs rankings"] = pipeline.needs_rankings(config)
     return canonical_hash(fields)
+
+
+def _training_of(config: RunConfig) -> str:
+    """Hash of how students are trained and distilled, the plug-ins' defaults filled in."""
+    student, method = config.student, config.distillation
+    options = [
+        registry.options("recommenders", student.backbone, student.options),
+        registry.options("distillation", method.method, method.options),
+    ]
+    fields = config.model_dump(include={"student": True, "distillation": True, "data": {"window"}})
+    return canonical_hash([fields, *(found.model_dump() for found in options)])
 
 
 def deciding_axes(config: SweepConfig, base: RunConfig) -> list[str]:
@@ -312,3 +324,8 @@ def _count(shared: Shared, bought: Mapping[str, Bought], counts: Counter[str]) -
     order: list[Any] = ["complete", "partial", "stopped", "breached"]
     worst = max(bought.values(), key=lambda one: order.index(one.status))
     shared.status, shared.reason = worst.status, worst.reason
+    if worst.status == "partial":
+        failed: dict[str, bool] = {}
+        for one in bought.values():
+            failed |= one.failed_by_request()
+        shared.reason = f"{sum(failed.values()):,} of {len(failed):,} different requests failed"

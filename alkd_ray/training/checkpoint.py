@@ -91,14 +91,17 @@ def load(folder: Path, device: str = "cpu") -> Backbone:
         raise InputError(
             f"{folder / _WEIGHTS}: cannot be read as safetensors ({error}); train the model again"
         ) from error
-    backbone = registry.build(
-        "recommenders",
-        facts["backbone"],
-        facts["options"],
-        num_items=facts["num_items"],
-        dim=facts["dim"],
-        generator=torch_stream(0, "overwritten by the checkpoint"),
-    )
+    try:
+        backbone = registry.build(
+            "recommenders",
+            facts["backbone"],
+            facts["options"],
+            num_items=facts["num_items"],
+            dim=facts["dim"],
+            generator=torch_stream(0, "overwritten by the checkpoint"),
+        )
+    except InputError as error:
+        raise InputError(f"{folder}: {error}; train the model again") from error
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:

@@ -145,7 +145,7 @@ def of_rankings(
     weights: FloatArray | None,
     window: int,
 ) -> Rows:
-    """One row for each ranked item of a session.
+    """One row for each ranked item of a session that has an input item.
 
     Args:
         sessions: the sessions that were ranked.
@@ -154,11 +154,12 @@ def of_rankings(
         weights: ``[R]``, or None for equal weights.
         window: input items a recommender sees.
     """
+    some = sessions.lengths[session_rows] > 0  # [R]
     return Rows(
         windows=_packed(windows_of.windows(sessions, window)),
-        window_of=torch.from_numpy(np.ascontiguousarray(session_rows, np.int64)),
-        positives=torch.from_numpy(np.ascontiguousarray(positives, np.int64)),
-        weights=None if weights is None else torch.from_numpy(weights.astype(np.float32)),
+        window_of=torch.from_numpy(np.asarray(session_rows[some], np.int64)),
+        positives=torch.from_numpy(np.asarray(positives[some], np.int64)),
+        weights=None if weights is None else torch.from_numpy(weights[some].astype(np.float32)),
     )
 
 

@@ -97,8 +97,9 @@ class InBatchPairwise:
 class SampledBCE:
     """Binary cross entropy with one negative a row, drawn from the whole catalogue.
 
-    What the published code trains AttMix with. A negative may happen to be the positive, or an
-    item of the window, as there.
+    What the published code trains AttMix's student with on HetRec; its teacher has ten negatives a
+    row there, the mean of whose losses has the same expectation. A negative may happen to be the
+    positive, or an item of the window, as there.
     """
 
     def __init__(self, num_items: int, rng: np.random.Generator) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from alkd_ray import registry
+from alkd_ray import config, registry
 from alkd_ray.config import TrainingConfig
 from alkd_ray.distillation import Knowledge
 from alkd_ray.errors import InputError
@@ -25,8 +25,14 @@ from alkd_ray.training import loop
 from alkd_ray.training.loop import TrainingResult
 from alkd_ray.types import SessionSet
 
+
+def preset_options(backbone: str) -> dict[str, Any]:
+    """What the paper preset gives a backbone."""
+    return config.make({"preset": "paper", "student": {"backbone": backbone}}).student.options
+
+
 NAMES = registry.names("distillation")
-BACKBONES = ["attmix", "fpmc", "stamp"]
+BACKBONES = [("attmix", {}), ("attmix", preset_options("attmix")), ("fpmc", {}), ("stamp", {})]
 NUM_ITEMS, WINDOW, STUDENT_DIM, TEACHER_DIM = 50, 4, 4, 12
 TRAINING = TrainingConfig(
     batch_size=64,
@@ -56,11 +62,11 @@ def world() -> SessionSet:
     )
 
 
-def pretrained(backbone: str, dim: int, steps: int) -> Backbone:
+def pretrained(backbone: str, options: dict[str, Any], dim: int, steps: int) -> Backbone:
     model = registry.build(
         "recommenders",
         backbone,
-        {},
+        options,
         num_items=NUM_ITEMS,
         dim=dim,
         generator=torch_stream(1, "initial weights", str(dim)),
@@ -73,11 +79,15 @@ def pretrained(backbone: str, dim: int, steps: int) -> Backbone:
     return model
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+@pytest.fixture(
+    scope="module",
+    params=BACKBONES,
+    ids=lambda given: f"{given[0]}{', as the paper' if given[1] else ''}",
+)
 def pair(request: pytest.FixtureRequest) -> tuple[Backbone, Knowledge]:
     """A student that has begun to learn, and what its teachers know."""
-    student = pretrained(request.param, STUDENT_DIM, 20)
-    teacher = pretrained(request.param, TEACHER_DIM, 60)
+    student = pretrained(*request.param, STUDENT_DIM, 20)
+    teacher = pretrained(*request.param, TEACHER_DIM, 60)
     sessions = world()
     train = of_split(sessions, "train")
     ranked = np.arange(0, len(train), 3)
