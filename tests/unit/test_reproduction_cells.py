@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import itertools
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alkd_ray.evaluation.statistics import bootstrap, holm
-from alkd_ray.reproduction import layout, sentences
+from alkd_ray.reproduction import layout, report, sentences
 from alkd_ray.reproduction.cells import Cell, Entry, analyse, pairs, reference_of
 from alkd_ray.reproduction.published import PublishedCell, published
+from alkd_ray.reproduction.report import Reproduced
 from alkd_ray.reproduction.studies import GAMES, HETREC, STUDIES, TABLE_METRICS
 from alkd_ray.seeds import numpy_stream
 from alkd_ray.sweeps.config import load
@@ -153,6 +154,20 @@ def test_differences_are_paired_and_corrected_within_their_metric() -> None:
     assert holding == {("fpmc", "student"), ("fpmc", "teacher"), ("fpmc", "DE")}
 
 
+def test_a_family_is_that_of_one_dataset() -> None:
+    """Else a p-value would depend on whether the command made one dataset or both."""
+    given = entries()
+    alone = analyse(TABLE1, given, RESAMPLES, 1)
+    beside = analyse(TABLE1, [*given, *(replace(e, dataset=GAMES) for e in given)], RESAMPLES, 1)
+    ours = [gap for gap in beside.contrasts if gap.first.dataset == HETREC]
+    assert beside.resamples == alone.resamples
+    assert [gap.comparison for gap in ours] == [gap.comparison for gap in alone.contrasts]
+    assert len(beside.contrasts) == 2 * len(alone.contrasts)
+    assert [gap.comparison.metric for gap in beside.teachers] == [
+        metric for metric in TABLE_METRICS for _ in (HETREC, GAMES)
+    ]
+
+
 def test_what_a_study_compares() -> None:
     def named(study: str, *places: tuple[str, str]) -> set[tuple[str, ...]]:
         given = [entry(row, column, 0.1) for row, column in places]
@@ -231,11 +246,44 @@ def test_what_is_said() -> None:
         "against the others in 2 of 2" in text
         for text in said
     )
-    assert any("3 of these 4 differences hold" in text for text in said)
+    assert any("1 more could not be taken: one of the two has no result" in text for text in said)
+    assert any(
+        "3 of these 4 differences hold after Holm's correction for all of a dataset in one metric"
+        in text
+        for text in said
+    )
+    assert not any("have no result" in text for text in said)  # failures are said from the sweep
     assert any("item-knn, is above that of the best distilled student" in text for text in said)
     assert any(
         "is above its student's in 1 of 1 pairs (the difference holds" in text for text in said
     )
+
+
+def test_settings_that_were_dropped_are_said() -> None:
+    given = [
+        *entries(),
+        Entry(HETREC, "fpmc", "HTD", "distilled", {}, "2 dropped"),
+        Entry(HETREC, "stamp", "HTD", "distilled", {}, "not tested"),
+    ]
+    said = [
+        str(finding)
+        for finding in sentences.headline(TABLE1, analyse(TABLE1, given, RESAMPLES, 1), [])
+    ]
+    where = f"{HETREC}, fpmc, HTD: 2 dropped; {HETREC}, stamp, HTD: not tested"
+    assert any(f"2 settings have no result ({where})" in text for text in said)
+
+
+def test_other_settings_than_the_files_are_said(tmp_path: Path) -> None:
+    """The study's notes speak of the settings that its files hold."""
+    given = entries()
+    report.write(Reproduced(TABLE1, given, [], RESAMPLES), tmp_path / "own")
+    changed = Reproduced(TABLE1, given, [], RESAMPLES, overrides=["preset=strong"])
+    report.write(changed, tmp_path / "changed")
+    own, other = ((tmp_path / name / report.PAGE).read_text() for name in ("own", "changed"))
+    assert "ALKDRec has the paper" in own
+    assert "ALKDRec has the paper" not in other
+    assert "Made with preset=strong" in other
+    assert f"{SESSIONS} test sessions" in own
 
 
 def test_nothing_to_compare_is_said() -> None:

@@ -1,0 +1,72 @@
+"""What trials share: the keys by which they are told apart, and how the buying is summed up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alkd_ray.artifacts import StageOutput
+from alkd_ray.bought import Bought, Cost
+from alkd_ray.config import RunConfig, make
+from alkd_ray.sweeps import shared as sharing
+from alkd_ray.sweeps.records import Setting
+from alkd_ray.sweeps.shared import Prepared, Shared, purchase_of
+from alkd_ray.types import RunStatus
+
+SETTING = Setting({"selection.budget": 5})
+
+
+def inputs(config: RunConfig) -> str:
+    """Of the trial of a setting whose purchase is always the same."""
+    found = Shared(by_purchase={purchase_of(config): Prepared("data", {1: "teacher"}, "bought")})
+    (trial,) = found.trials(SETTING, config)
+    return trial.inputs
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"student": {"training": {"patience": 99}}},
+        {"student": {"options": {"item_bias": True}}},
+        {"distillation": {"training": {"learning_rate": 1e-4}}},
+        {"distillation": {"options": {"alphas": [1.0, 1.0, 1.0]}}},
+        {"data": {"window": 5}},
+    ],
+)
+def test_a_trial_of_another_training_is_another_one(changed: dict[str, object]) -> None:
+    """The sweep's id does not see a changed preset or default; its journal must not be believed."""
+    assert inputs(make({"seeds": [1], **changed})) != inputs(make({"seeds": [1]}))
+
+
+def test_a_trial_is_the_same_however_it_is_watched() -> None:
+    same = make({"seeds": [1], "name": "other", "evaluation": {"resamples": 300}})
+    assert inputs(same) == inputs(make({"seeds": [1]}))
+
+
+def bought(folder: Path, status: RunStatus, failures: dict[str, str]) -> Bought:
+    folder.mkdir()
+    table = {"key": list(failures), "failure": list(failures.values())}
+    rows = pa.table({**table, "cost_microusd": [10] * len(failures)})
+    pq.write_table(rows, folder / "rankings.parquet")
+    failed = sum(map(bool, failures.values()))
+    reason = f"{failed} of {len(failures)} rows failed" if failed else ""
+    output = StageOutput("annotation", folder.name, folder, False, 0.0)
+    cost = Cost(10 * len(failures), 0, 0, len(failures), 0, 0.0)
+    return Bought(output, status, reason, cost, len(failures) - failed, failed)
+
+
+def test_failed_requests_are_counted_over_all_settings_each_once(tmp_path: Path) -> None:
+    shared = Shared()
+    by_purchase = {
+        "first": bought(tmp_path / "a", "partial", {"k1": "", "k2": "no answer", "k3": ""}),
+        "second": bought(tmp_path / "b", "partial", {"k2": "no answer", "k4": "empty"}),
+        "third": bought(tmp_path / "c", "complete", {"k5": ""}),
+    }
+    sharing._count(shared, by_purchase, Counter({"first": 2, "second": 1, "third": 1}))
+    assert shared.status == "partial"
+    assert shared.reason == "2 of 5 different requests failed"
+    assert (shared.requests, shared.unshared, shared.microusd) == (5, 9, 50)
