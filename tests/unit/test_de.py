@@ -87,6 +87,24 @@ def test_both_ways_of_working_out_are_used_above() -> None:
     assert busiest[1] > 20 > busiest[2] > busiest[3] > 1
 
 
+def test_two_threads_give_the_same_bits_twice() -> None:
+    """A row belongs to several experts, whose gradients must not be added in any order."""
+    generator = torch_stream(1, "test", "two threads")
+    rows, teacher = (torch.randn(2000, size, generator=generator) for size in (10, 100))
+    before, found = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2)
+        for _ in range(3):
+            student = rows.clone().requires_grad_()
+            experts = Experts(30, (10, 100), 1, ("test",), "cpu")
+            experts.regression(Embedded(student, teacher), 0.1).backward()
+            assert student.grad is not None
+            found.append(student.grad)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, found[0]) for one in found[1:])
+
+
 def test_negligible_shares_are_left_out_and_no_others() -> None:
     teacher, temperature = drawn(200, TEACHER, "t"), 0.1
     found = made().shares(teacher, temperature)
