@@ -79,11 +79,14 @@ class Bought:
         )
         return dict(zip(table["key"].to_pylist(), table["cost_microusd"].to_pylist(), strict=True))
 
-    def failed_by_request(self) -> dict[str, bool]:
-        """Key of each ranking request that was answered or failed -> whether it failed."""
-        table = pq.read_table(self.output.folder / "rankings.parquet", columns=["key", "failure"])
-        failures = (bool(failure) for failure in table["failure"].to_pylist())
-        return dict(zip(table["key"].to_pylist(), failures, strict=True))
+    def failed_requests(self) -> set[str]:
+        """Keys of the ranking requests that failed."""
+        table = pq.read_table(
+            self.output.folder / "rankings.parquet",
+            columns=["key"],
+            filters=[("failure", "!=", "")],
+        )
+        return set(table["key"].to_pylist())
 
     def rankings(self, seed: int) -> tuple[IntArray, tuple[IntArray, ...]]:
         """:func:`rankings_of` its output."""

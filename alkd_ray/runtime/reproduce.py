@@ -73,11 +73,9 @@ def make(study: Study, configs: Path, overrides: Sequence[str], shown: Shown) ->
         dataset: load(_file(configs, name), list(overrides))
         for dataset, name in study.sweeps.items()
     }
-    plain = [load(_file(configs, name), []) for name in study.sweeps.values()]
-    are_files_own = all(
-        one.sweep_id == other.sweep_id for one, other in zip(plain, sweeps.values(), strict=True)
-    )
-    changes = () if are_files_own else tuple(overrides)
+    ids = [sweep.sweep_id for sweep in sweeps.values()]
+    of_files = [load(_file(configs, name), []).sweep_id for name in study.sweeps.values()]
+    changes = () if ids == of_files else tuple(overrides)
     root = artifacts.run_root()
     outcomes = []
     finished = []
@@ -108,7 +106,6 @@ def make(study: Study, configs: Path, overrides: Sequence[str], shown: Shown) ->
         tables,
         changes,
     )
-    ids = [sweep.sweep_id for sweep in sweeps.values()]
     suffix = f"-{canonical_hash(ids, 8)}" if changes else ""
     written = report.write(data, root / "reproduction" / f"{study.folder}{suffix}")
     return Outcome(written, worst.status, "; ".join(reasons))

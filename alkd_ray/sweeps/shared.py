@@ -325,7 +325,5 @@ def _count(shared: Shared, bought: Mapping[str, Bought], counts: Counter[str]) -
     worst = max(bought.values(), key=lambda one: order.index(one.status))
     shared.status, shared.reason = worst.status, worst.reason
     if worst.status == "partial":
-        failed: dict[str, bool] = {}
-        for one in bought.values():
-            failed |= one.failed_by_request()
-        shared.reason = f"{sum(failed.values()):,} of {len(failed):,} different requests failed"
+        failed = set().union(*(one.failed_requests() for one in bought.values()))
+        shared.reason = f"{len(failed):,} of {shared.requests:,} different requests failed"
