@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from alkd_ray.types import SessionSet
@@ -55,6 +56,18 @@ class Backbone(Recommender, Protocol):
     def item_table(self) -> Tensor:
         """Embeddings of all items as candidates, ``[N, d]`` float32."""
         ...
+
+
+@runtime_checkable
+class DrawsInTraining(Protocol):
+    """A backbone with random parts in training, such as dropout.
+
+    Attributes:
+        training_draws: a generator on the host, so that a seed means the same on every device. Who
+            trains the backbone sets it; None = nothing is drawn.
+    """
+
+    training_draws: torch.Generator | None
 
 
 def embed_candidates(backbone: Backbone, items: Tensor) -> Tensor:

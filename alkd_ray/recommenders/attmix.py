@@ -59,9 +59,9 @@ class AttMix(nn.Module):
     a sigmoid and a factor 2, the pooled map is scaled to sum to 1 instead of passing a second
     softmax, W_l acts on the mean of the last l items instead of their concatenation, queries are
     not normalised over the levels nor the attended vector over its dimensions (LayerNorm), Q, K and
-    V have no biases, biases start at 0, item 0 is an item as any other instead of padding, and
-    there is no dropout (this project draws from named streams alone). The scale 12 is the
-    Atten-Mixer code's.
+    V have no biases, biases start at 0, and item 0 is an item as any other instead of padding. Both
+    codes have dropout (ALKDRec's: .1); here it is off by default and in ``preset: paper``. The
+    scale 12 is the Atten-Mixer code's.
 
     Attributes:
         num_items: N.
@@ -72,7 +72,10 @@ class AttMix(nn.Module):
         query, key, value: ``[dim, dim]``, Q, K and V, whose blocks of rows are the heads.
         output: ``[dim, 2 dim]``, W_o; output_bias: ``[dim]``.
         item_bias: ``[N]`` or None, zero at first.
+        training_draws: see :class:`alkd_ray.recommenders.DrawsInTraining`.
     """
+
+    training_draws: torch.Generator | None
 
     class Config(PluginConfig):
         """Options."""
@@ -94,6 +97,13 @@ class AttMix(nn.Module):
         item_bias: bool = Field(
             False, description="add a learned number to each item's score (one more dimension)"
         )
+        dropout: float = Field(
+            0.0,
+            ge=0,
+            lt=1,
+            description="share of the numbers of windows' normalised items, and of attention's "
+            "weights, that is set to 0 in training",
+        )
         init: Initial = Field(
             "normal", description="distribution of the initial embeddings and matrices"
         )
@@ -114,6 +124,7 @@ class AttMix(nn.Module):
         scale: float = 12.0,
         two_tables: bool = False,
         item_bias: bool = False,
+        dropout: float = 0.0,
         init: Initial = "normal",
         init_std: float | None = None,
         num_items: int,
@@ -129,6 +140,8 @@ class AttMix(nn.Module):
         self.lp = lp
         self.normalise: Normalise = normalise
         self.scale = scale
+        self.dropout = dropout
+        self.training_draws = None
         std = 1.0 / math.sqrt(dim) if init_std is None else init_std
         device = generator.device
         drawn = normal if init == "normal" else uniform
@@ -156,10 +169,11 @@ class AttMix(nn.Module):
         embedded = functional.embedding(items, self.item_embedding)  # [B, L, dim]
         # x = factors * embedded; the factors are applied where there are fewer numbers.
         factors = self._factors(embedded) * mask  # [B, L]
+        embedded = self._thinned(embedded)
         means = torch.bmm(self._shares(mask) * factors.unsqueeze(1), embedded)  # [B, levels, dim]
         queries = self._queries(means).transpose(1, 2)  # [B, dim, levels heads]
         logits = torch.bmm(embedded, queries) * factors.unsqueeze(2)  # [B, L, levels heads]
-        attention = self._mixed(logits, mask) * factors.unsqueeze(2)  # [B, L, heads]
+        attention = self._thinned(self._mixed(logits, mask)) * factors.unsqueeze(2)  # [B, L, heads]
         attended = torch.bmm(attention.transpose(1, 2), embedded)  # [B, heads, dim]
         # V and the first half of W_o are one matrix for each head: sum_i a_i x_i comes first.
         by_head = self.value.unflatten(0, (self.heads, -1))  # [heads, dim / heads, dim]
@@ -226,6 +240,14 @@ class AttMix(nn.Module):
             maps = logits.log_softmax(1).unflatten(2, by_level)  # [B, L, levels, heads]
             pooled = (torch.logsumexp(self.lp * maps, 2) / self.lp).softmax(1)
         return pooled * mask.unsqueeze(2)
+
+    def _thinned(self, numbers: Tensor) -> Tensor:
+        """Dropout (Srivastava et al. 2014): some become 0, the others grow to the same mean."""
+        if not (self.dropout and self.training and self.training_draws):
+            return numbers
+        drawn = torch.rand(numbers.shape, generator=self.training_draws)
+        kept = (drawn >= self.dropout).to(numbers.device)
+        return numbers * (kept / (1.0 - self.dropout))
 
     def _candidates(self) -> Tensor:
         """``[N, dim]``, the table that candidates are looked up in."""

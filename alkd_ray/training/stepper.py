@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from alkd_ray.config import TrainingConfig
-from alkd_ray.recommenders import Backbone
-from alkd_ray.seeds import numpy_stream
+from alkd_ray.recommenders import Backbone, DrawsInTraining
+from alkd_ray.seeds import numpy_stream, torch_stream
 from alkd_ray.training.examples import Rows
 from alkd_ray.training.losses import InBatchPairwise, Loss, SampledBCE
 from alkd_ray.training.softmax import FULL_SOFTMAX_ITEMS, FullSoftmax, SampledSoftmax
@@ -78,6 +78,8 @@ class Stepper:
         module = cast(nn.Module, backbone)
         self._optimiser = _optimiser([*module.parameters(), *objective.parameters], training)
         self._draws = numpy_stream(seed, purpose, "batches")
+        if isinstance(backbone, DrawsInTraining):
+            backbone.training_draws = torch_stream(seed, purpose, "dropout")
 
     def step(self, want_value: bool) -> float | None:
         """Makes one step.

@@ -83,6 +83,28 @@ def test_stamp():
             check(model, reference)
 
 
+def unit(x, is_normalised=True):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True) if is_normalised else x
+
+
+def attmix_session(v, row, normalise, lp, kept_items=1.0, kept_maps=(1.0, 1.0)):
+    """A session of two heads, three levels and length 5; what dropout kept is 0 or 1 / (1 - p)."""
+    x = unit(v["item_embedding"][row], normalise != "none") * kept_items
+    attended, part = [], DIM // 2
+    for head in range(2):
+        block = slice(head * part, (head + 1) * part)
+        maps = []
+        for level in range(3):
+            q = v["level_weights"][level] @ x[-(level + 1) :].mean(0)
+            q = v["query"][block] @ (q + v["level_bias"][level])
+            maps.append(softmax(x @ v["key"][block].T @ q / np.sqrt(part)))
+        pooled = np.mean(np.array(maps) ** lp, axis=0) ** (1 / lp)
+        attention = pooled / pooled.sum() * kept_maps[head]
+        attended.append(attention @ x @ v["value"][block].T)
+    session = v["output"] @ np.concatenate([*attended, x[-1]]) + v["output_bias"]
+    return session if normalise == "none" else 5.0 * unit(session)
+
+
 @pytest.mark.parametrize("normalise", ["both", "session", "none"])
 @pytest.mark.parametrize("lp", [1.0, 3.0])
 @pytest.mark.parametrize("two_tables", [False, True])
@@ -90,27 +112,29 @@ def test_attmix(normalise, lp, two_tables):
     model, v = prepared(
         AttMix, levels=3, heads=2, lp=lp, normalise=normalise, scale=5.0, two_tables=two_tables
     )
-
-    def unit(x, is_normalised):
-        return x / np.linalg.norm(x, axis=-1, keepdims=True) if is_normalised else x
-
-    def reference(row):
-        x = unit(v["item_embedding"][row], normalise != "none")
-        attended, part = [], DIM // 2
-        for head in range(2):
-            block = slice(head * part, (head + 1) * part)
-            maps = []
-            for level in range(3):
-                q = v["level_weights"][level] @ x[-(level + 1) :].mean(0)
-                q = v["query"][block] @ (q + v["level_bias"][level])
-                maps.append(softmax(x @ v["key"][block].T @ q / np.sqrt(part)))
-            pooled = np.mean(np.array(maps) ** lp, axis=0) ** (1 / lp)
-            attended.append(pooled / pooled.sum() @ x @ v["value"][block].T)
-        both = np.concatenate([*attended, x[-1]])
-        session = v["output"] @ both + v["output_bias"]
-        return session if normalise == "none" else 5.0 * unit(session, True)
-
-    check(model, reference)
+    check(model, lambda row: attmix_session(v, row, normalise, lp))
     candidates = v["target_item_embedding" if two_tables else "item_embedding"]
     table = model.item_table().detach().numpy()
     np.testing.assert_allclose(table, unit(candidates, normalise == "both"), rtol=1e-5, atol=1e-6)
+
+
+def test_attmix_with_dropout():
+    model, v = prepared(AttMix, levels=3, heads=2, scale=5.0, lp=1.0, dropout=0.3)
+    rng = numpy_stream(0, "dropout")
+    items = torch.from_numpy(rng.integers(0, N, (8, 4)))
+    mask = torch.ones(items.shape, dtype=torch.bool)
+    model.training_draws = torch_stream(0, "dropout")
+    same = torch_stream(0, "dropout")
+    kept_items = (torch.rand((8, 4, DIM), generator=same) >= 0.3).numpy() / 0.7
+    kept_maps = (torch.rand((8, 4, 2), generator=same) >= 0.3).numpy() / 0.7
+    with torch.no_grad():
+        trained = model.encode(items, mask).numpy()
+        whole = model.eval().encode(items, mask).numpy()
+        model.training_draws = None
+        np.testing.assert_array_equal(model.train().encode(items, mask).numpy(), whole)
+    for at, row in enumerate(items.numpy()):
+        expected = attmix_session(v, row, "both", 1.0, kept_items[at], kept_maps[at].T)
+        np.testing.assert_allclose(trained[at], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            whole[at], attmix_session(v, row, "both", 1.0), rtol=1e-4, atol=1e-5
+        )

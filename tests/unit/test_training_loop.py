@@ -74,6 +74,17 @@ def test_a_seed_gives_the_same_bits(loss: str) -> None:
     assert not torch.equal(runs[0][0], runs[2][0])
 
 
+def test_dropout_draws_from_a_stream_of_the_seed() -> None:
+    found = []
+    for seed, dropout in ((1, 0.3), (1, 0.3), (1, 0.0)):
+        torch.rand(3)  # where the global generator stands is of no matter
+        model = make("attmix", dropout=dropout)
+        fitted(model, settings(max_steps=20), seed)
+        found.append(weights(model))
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2], atol=1e-3)
+
+
 @pytest.mark.parametrize("loss", ["pairwise", "softmax"])
 def test_the_number_of_threads_changes_rounding_alone(loss: str) -> None:
     before, found = torch.get_num_threads(), []
