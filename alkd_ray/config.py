@@ -201,8 +201,8 @@ class EvaluationConfig(_Part):
     @field_validator("cutoffs")
     @classmethod
     def _positive(cls, value: list[int]) -> list[int]:
-        if not value or min(value) < 1:
-            raise ValueError("cutoffs must be positive whole numbers")
+        if not value or min(value) < 1 or len(set(value)) != len(value):
+            raise ValueError("cutoffs must be distinct positive whole numbers")
         return value
 
 
@@ -369,12 +369,34 @@ def check_plugins(config: RunConfig, where: str) -> None:
             registry.options(room, name, options, f"{field}.options")
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-    for name in config.evaluation.baselines:
-        registry.find("recommenders", name)
+    _check_recommenders(config, where)
     if config.annotation.wanted > config.candidates.size:
         raise InputError(
             f"{where}: annotation.wanted is {config.annotation.wanted}, more than the "
             f"{config.candidates.size} candidates of candidates.size"
+        )
+
+
+def _check_recommenders(config: RunConfig, where: str) -> None:
+    """Refuses a plain recommender where embeddings are needed, and the other way round."""
+    plain = [("evaluation.baselines", name) for name in config.evaluation.baselines]
+    for role, model in (("teacher", config.teacher), ("student", config.student)):
+        if not hasattr(registry.find("recommenders", model.backbone), "encode"):
+            raise InputError(
+                f"{where}: {role}.backbone: {model.backbone!r} only counts; what is trained here "
+                "has embeddings: fpmc, stamp, attmix or package.module:Class"
+            )
+        plain += [(f"{role}.training.soft_labels", name) for name in model.training.soft_labels]
+    for field, name in plain:
+        if not hasattr(registry.find("recommenders", name), "fit"):
+            raise InputError(
+                f"{where}: {field}: {name!r} is not a plain recommender; name ones that count, "
+                "such as sequential-rules or item-knn"
+            )
+    if config.distillation.training.soft_labels:
+        raise InputError(
+            f"{where}: distillation.training.soft_labels must be empty: a distillation has labels "
+            "of its own"
         )
 
 

@@ -84,6 +84,12 @@ def run(
         )
     if until in STAGES[5:] and needs_rankings(config):
         buying.check(config)
+        if until in STAGES[7:]:
+            stages.check_distillation(config)
+            # Not at the head of the file: a dry look at a plan needs no torch.
+            from alkd_ray.training.loop import device_of
+
+            device_of(config.distillation.training)
     context = stages.Context(config, root, listener)
     data = stages.import_sessions(context)
     result = RunResult(config, run_id_of(config), data)

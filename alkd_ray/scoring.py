@@ -18,6 +18,7 @@ from alkd_ray import sessions as windows_of
 from alkd_ray.types import SessionSet
 
 OVERLAP_TOP = 20
+_ITEM = "item_"  # of the names of the shards' columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,12 @@ class ScoreJob:
 def write_shards(sessions: SessionSet, window: int, folder: Path, shards: int) -> None:
     """Windows as flat integer columns, which Parquet and Arrow read fastest.
 
-    Columns: ``session_id`` and ``item_00`` .. (right-aligned, -1 where there is none).
+    Columns: ``session_id`` and ``item_0`` .. (right-aligned, -1 where there is none).
     """
     folder.mkdir(parents=True)
     batch = windows_of.windows(sessions, window)
     items = np.where(batch.mask, batch.items, -1).astype(np.int32)  # [S, L]
-    columns = {f"item_{column:02d}": items[:, column] for column in range(window)}
+    columns = {f"{_ITEM}{column}": items[:, column] for column in range(window)}
     table = pa.table({"session_id": sessions.ids, **columns})
     for shard, rows in enumerate(np.array_split(np.arange(len(sessions)), shards)):
         if len(rows):
@@ -65,7 +66,11 @@ class DifficultyWorker:
 
     def __call__(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Scores one block of B sessions; equal for every way of cutting the blocks."""
-        names = sorted(name for name in columns if name.startswith("item_"))
+        # Ray Data is free to hand over columns in another order, and text puts 100 before 11.
+        names = sorted(
+            (name for name in columns if name.startswith(_ITEM)),
+            key=lambda name: int(name.removeprefix(_ITEM)),
+        )
         items = np.stack([columns[name] for name in names], axis=1).astype(np.int64)  # [B, L]
         mask = items >= 0
         items = np.where(mask, items, 0)

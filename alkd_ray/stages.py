@@ -20,6 +20,7 @@ from alkd_ray import sessions as windows_of
 from alkd_ray.artifacts import StageOutput
 from alkd_ray.bought import rankings_of
 from alkd_ray.config import ModelConfig, RunConfig, canonical_hash
+from alkd_ray.errors import InputError
 from alkd_ray.seeds import torch_stream
 from alkd_ray.storage import Storage
 from alkd_ray.types import FloatArray
@@ -345,6 +346,21 @@ def evaluate_baseline(context: Context, imported: StageOutput, name: str) -> Sta
         settings={"baseline": name, "window": context.config.data.window},
         of=name,
     )
+
+
+def check_distillation(config: RunConfig) -> None:
+    """Refuses files that a distillation could not read, before anything is bought for it.
+
+    Raises:
+        InputError: an option names a path where nothing is.
+    """
+    method = config.distillation
+    options = registry.options("distillation", method.method, method.options).model_dump()
+    for name, value in options.items():
+        if name.endswith("path") and value and not Path(value).exists():
+            raise InputError(
+                f"distillation.options.{name}: there is nothing at {Path(value).absolute()}"
+            )
 
 
 def _step_progress(

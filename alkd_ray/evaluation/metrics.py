@@ -26,7 +26,8 @@ def metric_values(ranks: Ranks, metric: str) -> FloatArray:
     """
     name, cutoff = _parts(metric)
     rank = ranks.ranks.astype(np.float64)
-    hit = rank <= cutoff
+    # N + 1 is no place, even where fewer items than the cutoff are known.
+    hit = rank <= min(cutoff, ranks.num_items)
     gain = {"recall": np.ones_like(rank), "ndcg": 1 / np.log2(1 + rank), "mrr": 1 / rank}[name]
     return np.where(hit, gain, 0.0)
 

@@ -167,7 +167,11 @@ def mean_history(histories: Sequence[Sequence[Mapping[str, float]]]) -> list[dic
             by_step.setdefault(row["step"], []).append(row)
     return [
         {
-            **{name: sum(row[name] for row in rows) / len(rows) for name in rows[0]},
+            **{
+                name: sum(row[name] for row in rows) / len(rows)
+                for name in rows[0]
+                if all(name in row for row in rows)
+            },
             "step": step,
             "seeds_training": len(rows),
         }

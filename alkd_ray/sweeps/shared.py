@@ -215,6 +215,7 @@ def prepare(
     for config in settings.values():
         if pipeline.needs_rankings(config):
             buying.check(config)
+            stages.check_distillation(config)
     purchases = before_the_first_request(settings, root, listener, engines, train)
     bought, shared = _bought(purchases, run_id, engines, approve)
     for context, result in purchases.runs:

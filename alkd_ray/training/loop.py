@@ -41,8 +41,8 @@ class TrainingResult:
         best_step: the step whose weights were kept; 0 = those it started from.
         best_metric: the validation metric there.
         steps: steps made.
-        history: one mapping a validation: ``step``, ``loss`` (of that step's batch; NaN at step
-            0), ``metric``, ``seconds`` since the start.
+        history: one mapping a validation: ``step``, ``loss`` (of that step's batch; there is none
+            at step 0), ``metric``, ``seconds`` since the start.
         seconds: wall time.
     """
 
@@ -217,14 +217,11 @@ class _Course:
         ranks = first_ranks(self.backbone, self.valid, self.window, cutoff_of(metric))
         self.module.train()
         value = float(metric_values(ranks, metric).mean())
-        self.history.append(
-            {
-                "step": step,
-                "loss": loss,
-                "metric": value,
-                "seconds": round(time.perf_counter() - self.started, 3),
-            }
-        )
+        seconds = round(time.perf_counter() - self.started, 3)
+        entry = {"step": step, "loss": loss, "metric": value, "seconds": seconds}
+        if not step:
+            del entry["loss"]  # nor has JSON a NaN
+        self.history.append(entry)
         if value > self.best_metric:
             self.best_metric, self.best_step, self.without_gain = value, step, 0
             self.best = {

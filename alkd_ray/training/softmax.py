@@ -86,7 +86,10 @@ def softmax_gradients(
         gradient = logits.exp_()
         normaliser = gradient.sum(1, keepdim=True)  # [b, 1]
         gradient *= w / normaliser
-        gradient.scatter_add_(1, wanted, -q * w)
+        # Apart, because the positive may be a soft label too: on a GPU two additions to one cell
+        # meet in any order.
+        gradient.scatter_add_(1, wanted[:, :1], -q[:, :1] * w)
+        gradient.scatter_add_(1, wanted[:, 1:], -q[:, 1:] * w)
         # Products with few columns are up to 10 times slower on CPU than their transposes.
         by_encoded[start:stop] = (table.T @ gradient.T).T
         by_table.addmm_(u.T, gradient)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alkd_ray.config import TrainingConfig
+from alkd_ray.errors import InputError
 from alkd_ray.recommenders import Backbone, DrawsInTraining
 from alkd_ray.seeds import numpy_stream, torch_stream
 from alkd_ray.training.examples import Rows
@@ -105,8 +106,18 @@ class Stepper:
 def make_loss(
     training: TrainingConfig, rows: Rows, num_items: int, seed: int, purpose: str
 ) -> Loss:
-    """The loss that ``training`` names, for rows whose positives are ``rows.positives``."""
+    """The loss that ``training`` names, for rows whose positives are ``rows.positives``.
+
+    Raises:
+        InputError: the pairwise loss has nothing to compare.
+    """
     if training.loss == "pairwise":
+        if min(len(rows), training.batch_size) < 2:
+            raise InputError(
+                f"{purpose}: the pairwise loss compares the rows of a batch, and there is one "
+                f"({len(rows)} rows, training.batch_size {training.batch_size}); give it more rows "
+                "or another training.loss"
+            )
         return InBatchPairwise()
     draws = numpy_stream(seed, purpose, "negatives")
     if training.loss == "sampled_bce":

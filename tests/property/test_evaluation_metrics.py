@@ -161,6 +161,12 @@ def test_a_constant_model_scores_zero(value: float, pairs: list[tuple[list[int],
     assert metrics.summary(found, [1, 5])["recall@5"] == 0
 
 
+def test_a_target_that_cannot_be_recommended_is_no_hit_in_a_small_catalogue() -> None:
+    excluded = Ranks(np.array([0, 1]), np.array([9, 8]), num_items=8)
+    assert metrics.metric_values(excluded, "recall@10").tolist() == [0.0, 1.0]
+    assert metrics.metric_values(excluded, "mrr@10").tolist() == [0.0, 1 / 8]
+
+
 @UNHURRIED
 @given(RANKS)
 def test_ranks_survive_their_file(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> None:

@@ -76,3 +76,41 @@ def test_ray_equals_the_plain_loop(
         by_ray["difficulty"].to_numpy(), by_loop["difficulty"].to_numpy(), atol=1e-6
     )
     assert len(set(by_loop["difficulty"].to_pylist())) > 5
+
+
+def test_long_windows_reach_the_teacher_in_order(tmp_path: Path) -> None:
+    window, count = 120, 30
+    rng = np.random.default_rng(6)
+    lists = [rng.integers(0, NUM_ITEMS, rng.integers(90, 130)).tolist() for _ in range(count)]
+    train = sessions.from_lists(range(count), lists, [0] * count, ["train"] * count)
+    teacher = registry.build(
+        "recommenders",
+        "stamp",
+        {},
+        num_items=NUM_ITEMS,
+        dim=8,
+        generator=seeds.torch_stream(1, "teacher"),
+    )
+    checkpoint.save(
+        tmp_path / "teacher",
+        teacher,
+        backbone_name="stamp",
+        options={},
+        dim=8,
+        num_items=NUM_ITEMS,
+        metrics={},
+        extra={},
+    )
+    scoring.write_shards(train, window, tmp_path / "shards", shards=2)
+    job = scoring.ScoreJob(tmp_path / "shards", tmp_path / "teacher", Path(), "consistency")
+    scoring.score_in_process(job, tmp_path / "loop.parquet")
+    found = pq.read_table(tmp_path / "loop.parquet")["difficulty"].to_numpy()
+    batch = sessions.windows(train, window)
+    with torch.inference_mode():
+        encoded = teacher.encode(torch.from_numpy(batch.items), torch.from_numpy(batch.mask))
+        scores = torch.sigmoid(encoded @ teacher.item_table().T).numpy()
+    expected = [
+        -scores[row, items[mask]].mean()
+        for row, (items, mask) in enumerate(zip(batch.items, batch.mask, strict=True))
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -194,6 +195,28 @@ def test_a_batch_has_no_row_twice_and_every_row_is_as_likely() -> None:
     # each count is binomial with mean 800 and sd 21.9
     assert max(abs(count - 800) for count in counts.values()) < 5 * 22
     assert sorted(stepper.draw(rng, 5, 20).tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_a_pairwise_batch_of_one_row_is_refused() -> None:
+    with pytest.raises(InputError, match=r"compares the rows of a batch.*batch_size 1"):
+        fitted(make(), settings(batch_size=1))
+
+
+def test_a_history_is_strict_json_from_the_start_on() -> None:
+    world = ring_world()
+    train = of_split(world, "train")
+    result = loop.train_rows(
+        make(),
+        examples.of_sessions(train, "last", WINDOW),
+        of_split(world, "valid"),
+        settings(max_steps=20),
+        WINDOW,
+        1,
+        purpose="test",
+        keep_start=True,
+    )
+    json.dumps(result.history, allow_nan=False)
+    assert [("loss" in entry) for entry in result.history] == [False, True]
 
 
 def test_divergence_is_one_clear_sentence() -> None:
