@@ -90,6 +90,27 @@ def check(config: RunConfig) -> None:
         teacher.check()
 
 
+def check_data(config: RunConfig, imported: StageOutput) -> None:
+    """Refuses sessions that could not be asked about, before any model is trained for it.
+
+    Raises:
+        InputError: fewer sessions than shall be selected, or an LLM would read no title.
+    """
+    data = stages.load_dataset(imported)
+    sessions = len(windows_of.of_split(data.sessions, "train"))
+    if config.selection.budget > sessions:
+        raise InputError(
+            f"selection.budget is {config.selection.budget}, but there are only {sessions} "
+            "training sessions to select from; lower it"
+        )
+    asks = isinstance(worker.teacher_of(config.llm), ChatTeacher)
+    if asks and not any(title.strip() for title in data.catalogue.titles):
+        raise InputError(
+            f"none of the {len(data.catalogue)} items has a title, and titles are all that an LLM "
+            "is shown of them; import the data again with a column of titles (title=COLUMN)"
+        )
+
+
 def recorded_ids(config: RunConfig) -> IntArray | None:
     """Ids of the sessions with a recorded ranking, if only those may be selected, else None."""
     if not config.selection.recorded_only:

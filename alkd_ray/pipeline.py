@@ -92,6 +92,8 @@ def run(
             device_of(config.distillation.training)
     context = stages.Context(config, root, listener)
     data = stages.import_sessions(context)
+    if until in STAGES[2:] and needs_rankings(config):
+        buying.check_data(config, data)
     result = RunResult(config, run_id_of(config), data)
     parts = [_pretrain, _distil, _evaluate]
     if needs_rankings(config):

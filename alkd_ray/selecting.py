@@ -162,6 +162,10 @@ def candidates(
 
     The teacher's top items; with ``force_target`` a target that is not among them takes the last
     place, as in the published experiments. Then they are shuffled, unless the order is ``teacher``.
+    Items of the session are no candidates, so that a session may have fewer than the others.
+
+    Raises:
+        InputError: a session with fewer than two.
     """
     from alkd_ray.evaluation.ranks import top_items
     from alkd_ray.training import checkpoint
@@ -172,22 +176,29 @@ def candidates(
         data = stages.load_dataset(imported)
         ids = load_selection(selected).session_ids
         chosen = windows_of.take(data.sessions, windows_of.rows_of_ids(data.sessions, ids))
-        size = min(config.size, len(data.catalogue) - int(chosen.lengths.max()))
         model = checkpoint.load(teacher.folder / "checkpoint")
-        top = top_items(model, chosen, context.config.data.window, size)  # [B, C]
+        top = top_items(model, chosen, context.config.data.window, config.size)  # [B, C], or -1
+        counts = (top >= 0).sum(1)  # [B]
+        if (counts < 2).any():
+            row = int(counts.argmin())
+            raise InputError(
+                f"session {ids[row]} leaves {counts[row]} of the {len(data.catalogue)} items to "
+                "recommend, of which an LLM can rank none; remove it from the data"
+            )
         if config.force_target:
             missing = ~(top == chosen.targets[:, None]).any(1)
-            top[missing, -1] = chosen.targets[missing]
+            top[missing, counts[missing] - 1] = chosen.targets[missing]
         if config.order == "shuffled":
             top = _shuffled(top, ids, seed)
+        rows = [row[row >= 0] for row in top]
         pq.write_table(
-            pa.table({"session_id": ids, "candidates": list(top)}), folder / "candidates.parquet"
+            pa.table({"session_id": ids, "candidates": rows}), folder / "candidates.parquet"
         )
 
     return context.produce(
         "candidates",
         make,
-        version=2,
+        version=3,
         inputs={"dataset": imported.key, "teacher": teacher.key, "selection": selected.key},
         settings={**config.model_dump(), "window": context.config.data.window},
         seed=seed,
@@ -195,12 +206,13 @@ def candidates(
 
 
 def _shuffled(top: IntArray, session_ids: IntArray, seed: int) -> IntArray:
-    """Each row of ``top`` ``[B, C]`` in an order that hangs on seed and session alone.
+    """Each row of ``top`` ``[B, C]`` in an order that hangs on seed and session alone; -1 last.
 
     So that a session is asked about in the same words whatever selected it, and is paid for once.
     """
     cells = session_ids[:, None] * top.shape[1] + np.arange(top.shape[1])  # [B, C]
-    order = np.argsort(hash_uniform(derive(seed, "candidate order"), cells), axis=1)
+    places = hash_uniform(derive(seed, "candidate order"), cells)
+    order = np.argsort(np.where(top >= 0, places, np.iinfo(np.uint64).max), axis=1)
     return np.take_along_axis(top, order, axis=1)
 
 

@@ -239,6 +239,8 @@ def _trainings(contexts: Sequence[Context]) -> list[Training]:
         data = canonical_hash(config.data.model_dump(exclude={"window"}))
         if data not in imported:
             imported[data] = stages.import_sessions(context)
+        if pipeline.needs_rankings(config):
+            buying.check_data(config, imported[data])
         for role in ("teacher", "student"):
             model = getattr(config, role).model_dump()
             for seed in config.seeds:
