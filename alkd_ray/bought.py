@@ -51,8 +51,8 @@ class Bought:
 
     @property
     def ends_the_run(self) -> bool:
-        """A breach, or a stop with too little bought to go on with."""
-        return self.status == "breached" or (self.status == "stopped" and self.answered == 0)
+        """A breach, or nothing to go on with."""
+        return self.status == "breached" or (self.status != "complete" and self.answered == 0)
 
     def figures(self) -> dict[str, str | int | None]:
         """How the pass ended, flat, for people and programs; the ledger's part is the budget's."""

@@ -215,6 +215,8 @@ class _Part:
             failed = sum(bool(annotation.failure) for annotation in annotations)
             status = "partial" if failed else "complete"
             reason = f"{failed} of {len(annotations)} rows failed" if failed else ""
+            if failed and failed == len(annotations):
+                reason += f", the first with: {annotations[0].failure}"
         self.outcome = replace(outcome, annotations=annotations, status=status, reason=reason)
         if status != "complete":
             self.settings = {**self.settings, "so far": _digest(self.outcome)}
@@ -376,9 +378,9 @@ def _row(annotation: Annotation) -> dict[str, object]:
 
 
 def _digest(outcome: AnnotationOutcome) -> str:
-    return canonical_hash(
-        [outcome.status, [[a.key, a.ranking.tolist()] for a in outcome.annotations]]
-    )
+    """Of all that is told of a pass: one that got no further may have ended for another reason."""
+    rows = [[a.key, a.ranking.tolist(), a.failure] for a in outcome.annotations]
+    return canonical_hash([outcome.status, outcome.reason, asdict(outcome.ledger), rows])
 
 
 def job_of(

@@ -165,7 +165,7 @@ class AnnotationConfig(_Part):
         default=None,
         ge=1,
         description="limit of one answer, held at its full price; none = what a ranking takes; a "
-        "model that thinks first needs more",
+        "model that thinks first needs more, for hints too",
     )
     partial: bool = Field(default=False, description="go on when the cap cannot cover all requests")
 
@@ -176,7 +176,7 @@ class BudgetConfig(_Part):
     name: str = Field(
         default="", description="runs of one budget share its cap; default: the run's name"
     )
-    dollars: float | None = Field(default=1.0, ge=0)
+    dollars: float | None = Field(default=1.0, ge=0, allow_inf_nan=False)
     tokens: int | None = Field(default=None, ge=0)
     requests: int | None = Field(default=None, ge=0)
 

@@ -205,7 +205,9 @@ def questions_of(context: Context, inputs: Inputs, store: Store | None) -> Asked
         for seed in config.seeds:
             examples = hinting.hint_examples(context, inputs.imported, inputs.teacher[seed], seed)
             shown = hint_writer.titled(examples, job.catalogue)
-            hints[seed] = hints_question(endpoint, shown, job.domain)
+            hints[seed] = hints_question(
+                endpoint, shown, job.domain, job.annotation.max_output_tokens
+            )
     named = hinting.named_hints(context)
     requests: dict[str, RankRequest] = {}
     for seed in config.seeds:

@@ -40,7 +40,7 @@ class RunResult:
 
     @property
     def ends_here(self) -> bool:
-        """A breach, or a stop with too little bought to go on with."""
+        """A breach, or nothing to go on with."""
         return self.annotation is not None and self.annotation.ends_the_run
 
     def make(self, name: str, make: Callable[[int], StageOutput]) -> dict[int, StageOutput]:

@@ -63,7 +63,8 @@ def write_hints(examples: Sequence[tuple[IntArray, IntArray]], job: AnnotationJo
     """
     teacher = worker.teacher_of(job.llm)
     shown = titled(examples, job.catalogue)
-    questions = (hints_question(teacher.describe(), shown, job.domain),)
+    most = job.annotation.max_output_tokens
+    questions = (hints_question(teacher.describe(), shown, job.domain, most),)
     # Rankings wait for the hints, so these are not left to a batch.
     live = job.annotation.model_copy(update={"mode": "live"})
     job = replace(job, annotation=live)
@@ -73,8 +74,9 @@ def write_hints(examples: Sequence[tuple[IntArray, IntArray]], job: AnnotationJo
     found = outcome.annotations[0]
     if found.failure or outcome.status == "breached":
         raise AlkdError(
-            f"the endpoint wrote no hints ({found.failure or outcome.reason}); give the same "
-            "command again, or go on without them: hints.enabled=false"
+            f"the endpoint wrote no hints ({found.failure or outcome.reason}); give a model that "
+            "thinks first more room (annotation.max_output_tokens), name hints of your own "
+            "(hints.artifact), or go on without them (hints.enabled=false)"
         )
     with Database(job.books, read_only=True) as database:
         stored = Store(database).answers([found.key])[found.key]

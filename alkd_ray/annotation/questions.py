@@ -139,9 +139,9 @@ class HintsQuestion:
 
     key: str
     body: dict[str, Any]
+    max_output_tokens: int
     session_id: int = NO_SESSION
     schema: dict[str, Any] | None = None
-    max_output_tokens: int = prompts.HINTS_OUTPUT_TOKENS
     wanted: int = 0
     kind: str = "hints"
     prompt_version: str = prompts.HINTS_VERSION
@@ -229,12 +229,19 @@ class RankQuestions:
 
 
 def hints_question(
-    endpoint: Endpoint, examples: Sequence[prompts.HintExample], domain: str
+    endpoint: Endpoint,
+    examples: Sequence[prompts.HintExample],
+    domain: str,
+    max_output_tokens: int | None,
 ) -> HintsQuestion:
-    """The question for behaviour patterns of ``examples``."""
+    """The question for behaviour patterns of ``examples``.
+
+    A ``max_output_tokens`` that is larger than what hints take is for a model that thinks first.
+    """
     messages = prompts.hints_messages(examples, domain)
-    body = request_body(endpoint, messages, prompts.HINTS_OUTPUT_TOKENS)
-    return HintsQuestion(key_of(endpoint, body, prompts.HINTS_VERSION), body)
+    limit = max(prompts.HINTS_OUTPUT_TOKENS, max_output_tokens or 0)
+    body = request_body(endpoint, messages, limit)
+    return HintsQuestion(key_of(endpoint, body, prompts.HINTS_VERSION), body, limit)
 
 
 def request_body(
