@@ -44,8 +44,15 @@ class StageOutput:
 
 
 def run_root() -> Path:
-    """``ALKD_HOME``, or ``runs/`` below the working directory."""
-    return Path(os.environ.get("ALKD_HOME") or "runs").resolve()
+    """``ALKD_HOME``, or ``runs/`` below the working directory.
+
+    Raises:
+        InputError: there is a file of that name.
+    """
+    root = Path(os.environ.get("ALKD_HOME") or "runs").expanduser().resolve()
+    if root.exists() and not root.is_dir():
+        raise InputError(f"ALKD_HOME: {root} is not a folder; name one, which may be new")
+    return root
 
 
 def stage_key(

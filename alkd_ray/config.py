@@ -10,15 +10,13 @@ import copy
 import hashlib
 import importlib.resources
 import json
-import os
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from alkd_ray import registry
+from alkd_ray import registry, yaml_text
 from alkd_ray.errors import InputError
 from alkd_ray.storage_url import checked_storage
 
@@ -297,7 +295,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     file = _locate(Path(path))
     try:
-        given = yaml.safe_load(_with_environment(file.read_text(encoding="utf-8"))) or {}
+        given = yaml_text.parsed(file.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file}: cannot be read as YAML: {error}") from error
     if not isinstance(given, dict):
@@ -433,11 +431,6 @@ def canonical_hash(value: Any, digits: int = 16) -> str:
     """SHA-256 (first ``digits`` hex digits) of a JSON-able value, keys sorted."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
-
-
-def _with_environment(text: str) -> str:
-    """``${NAME:-default}`` replaced by the environment's value, or the default."""
-    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: os.environ.get(found[1]) or found[2], text)
 
 
 def _locate(path: Path) -> Path:

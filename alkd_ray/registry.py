@@ -65,9 +65,12 @@ def find(room: str, name: str) -> type[Any]:
 def _find_outside(room: str, name: str) -> type[Any]:
     module_name, _, class_name = name.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"cannot load {name!r} for {room}: {error}") from error
+    if not hasattr(found, "Config"):
+        raise InputError(f"cannot load {name!r} for {room}: it has no nested class Config")
+    return found
 
 
 def options(room: str, name: str, given: dict[str, Any], where: str = "") -> PluginConfig:
@@ -103,9 +106,8 @@ def explain(error: ValidationError, where: str, model: type[BaseModel] | None = 
         path = ".".join([part for part in [where] if part] + [str(p) for p in problem["loc"]])
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            known = ""
-            if model is not None and len(problem["loc"]) == 1:
-                known = f"; known: {', '.join(model.model_fields)}"
+            around = _model_at(model, problem["loc"][:-1])
+            known = f"; known: {', '.join(around.model_fields)}" if around else ""
             message = f"no such field{known}"
         else:
             is_of_a_field = problem["loc"] and problem["type"] != "missing"
@@ -113,3 +115,12 @@ def explain(error: ValidationError, where: str, model: type[BaseModel] | None = 
             message += f" (it is {problem['input']!r})" if is_shown else ""
         lines.append(f"{path}: {message}")
     return "; ".join(lines)
+
+
+def _model_at(model: type[BaseModel] | None, path: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The model of the fields below ``path``; None where that is no plain model."""
+    for name in path:
+        field = model.model_fields.get(str(name)) if model is not None else None
+        inner = field.annotation if field is not None else None
+        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+    return model

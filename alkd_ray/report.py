@@ -41,8 +41,8 @@ class Cost:
     Attributes:
         dollars: rankings and hints.
         tokens: prompt and completion.
-        requests_sent: sent by this run.
-        requests_reused: answered from the store.
+        requests_sent: for rankings, by this run.
+        requests_reused: rankings that were in the store.
         annotation_seconds: wall time.
         simulated: whether the dollars are not real.
         note: what the reader should know about the dollars, or "".
@@ -182,8 +182,8 @@ def headline(data: ReportData, analysis: Analysis) -> list[Finding]:
         found.append(
             Finding(
                 f"The rankings cost {data.cost.dollars:,.4f} {unit}",
-                f"{data.cost.tokens:,} tokens; {data.cost.requests_sent:,} requests sent, "
-                f"{data.cost.requests_reused:,} answered from the store",
+                f"with their hints; {data.cost.tokens:,} tokens; {data.cost.requests_sent:,} "
+                f"rankings asked for now, {data.cost.requests_reused:,} in the store",
             )
         )
     return found

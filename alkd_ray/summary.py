@@ -111,14 +111,18 @@ def _cost(result: RunResult) -> Cost | None:
         "simulated": "simulated dollars: the endpoint is the project's own",
         "replay": "recorded rankings: nothing was sent or paid",
     }
+    said = [notes[teacher]] if teacher in notes else []
+    sent = 0 if bought.output.reused else bought.cost.sent
+    if bought.output.reused and bought.cost.sent:
+        said.append("an earlier run bought them: this one sent nothing")
     return Cost(
         dollars=bought.cost.dollars,
         tokens=bought.cost.tokens,
-        requests_sent=bought.cost.sent,
-        requests_reused=bought.cost.requests - bought.cost.sent,
+        requests_sent=sent,
+        requests_reused=bought.cost.requests - sent,
         annotation_seconds=bought.cost.seconds,
         simulated=teacher == "simulated",
-        note=notes.get(teacher, ""),
+        note="; ".join(said),
     )
 
 

@@ -8,6 +8,8 @@ import typer
 
 from alkd_ray.errors import AlkdError
 
+_INTERRUPTED = 130
+
 
 def build() -> typer.Typer:
     """The command line with all its verbs; each imports what it needs when it is called."""
@@ -41,6 +43,9 @@ def main() -> None:
     except AlkdError as error:
         sys.stderr.write(f"alkd: {error}\n")
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # The library of the command line makes an exit of most interruptions.
+        if isinstance(ended, SystemExit) and ended.code != _INTERRUPTED:
+            raise
         sys.stderr.write("alkd: interrupted; what is done is kept, the same command goes on\n")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)

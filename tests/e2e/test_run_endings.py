@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -62,3 +65,32 @@ def test_a_run_without_an_answer_names_the_reason(alkd: CommandLine, tmp_path: P
     assert "60 of 60 rows failed, the first with" in ended.stdout
     assert "onnect" in ended.stdout
     assert "distillation" not in ended.stderr
+
+
+def test_an_interrupted_command_says_that_nothing_is_lost(
+    alkd: CommandLine, tmp_path: Path
+) -> None:
+    slow = ["train", str(alkd.config), "teacher.training.max_steps=1000000"]
+    slow += ["teacher.training.patience=1000000", "student.training.patience=1000000"]
+    fresh = replace(alkd, home=tmp_path / "home")
+    process = subprocess.Popen(
+        fresh.command(*slow), env=fresh.environment, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "pretrain" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == (
+        "alkd: interrupted; what is done is kept, the same command goes on"
+    )
+
+
+def test_a_run_root_that_is_a_file_is_named(alkd: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "home"
+    file.write_text("")
+    for words in (("doctor",), ("train", str(alkd.config))):
+        said = replace(alkd, home=file)(*words, status=2).stderr
+        assert said == f"alkd: ALKD_HOME: {file} is not a folder; name one, which may be new\n"

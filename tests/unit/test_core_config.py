@@ -51,6 +51,11 @@ def test_environment_with_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("selection.strategy=best", ["unknown name 'best'", "alkdrec-exact", "rad-bc"]),
         ("selection.options={nu: 3}", ["selection.options.nu", "no such field", "mu"]),
         ("selekt=1", ["selekt", "no such field", "selection"]),
+        ("budget.dolars=1", ["budget.dolars", "no such field", "dollars", "tokens"]),
+        ("student.training.los=1", ["student.training.los", "no such field", "max_steps"]),
+        ("budget.dollars=.inf", ["budget.dollars", "finite"]),
+        ("data.source=:Class", ["cannot load ':Class'"]),
+        ("data.source=os:path", ["cannot load 'os:path'", "no nested class Config"]),
         ("seeds=[1, 1]", ["seeds", "distinct"]),
         ("teacher.backbone=item-knn", ["teacher.backbone", "'item-knn'", "only counts", "fpmc"]),
         ("evaluation.baselines=[fpmc]", ["evaluation.baselines", "'fpmc'", "item-knn"]),
@@ -77,6 +82,9 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
         config.load(write(tmp_path, "a: [1\n"))
     with pytest.raises(InputError, match="mapping of fields"):
         config.load(write(tmp_path, "- 1\n"))
+    twice = "budget: {dollars: 1}\nseeds: [1]\nbudget: {dollars: 9}\n"
+    with pytest.raises(InputError, match=r"(?s)'budget' stands there twice.*line 3"):
+        config.load(write(tmp_path, twice))
 
 
 def test_the_quickstart_ships_with_the_package() -> None:
