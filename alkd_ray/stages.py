@@ -369,7 +369,8 @@ def _step_progress(
     def report(step: int, most: int, best: float) -> None:
         if watch is not None:
             watch(step, best)
-        context.listener.progress(step, most, f"{what}: best {metric} {best:.4f}")
+        text = f"{what}: best {metric} {best:.4f}; ends sooner where it no longer gains"
+        context.listener.progress(step, most, text)
 
     return report
 

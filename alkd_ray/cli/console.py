@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
@@ -124,3 +126,9 @@ def print_json(value: Any) -> None:
 def printable(text: str) -> str:
     """Foreign text without what would steer a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def mlflow_command() -> str:
+    """What a shell here has to be given to find mlflow: its whole path outside the environment."""
+    beside = Path(sys.executable).with_name("mlflow")
+    return "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)

@@ -82,6 +82,7 @@ def _print_outcome(finished: Finished) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from alkd_ray.cli.console import mlflow_command
     from alkd_ray.runtime._mlflow_connection import without_password
 
     result = finished.result
@@ -105,7 +106,7 @@ def _print_outcome(finished: Finished) -> None:
         console.print(f"{result.status}: {result.reason}", soft_wrap=True)
     if finished.tracking_run_id:
         console.print(
-            f"mlflow   mlflow ui --backend-store-uri {finished.tracking_uri}"
+            f"mlflow   {mlflow_command()} ui --backend-store-uri {finished.tracking_uri}"
             if finished.tracking_uri.startswith("sqlite")
             else f"mlflow   {without_password(finished.tracking_uri)}, "
             f"run {finished.tracking_run_id}",
