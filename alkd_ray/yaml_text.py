@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 
 class _Loader(yaml.SafeLoader):
@@ -17,9 +18,7 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.composer.ComposerError(
-                    None, None, f"{key.value!r} stands there twice", key.start_mark
-                )
+                raise ComposerError(None, None, f"{key.value!r} stands there twice", key.start_mark)
             if isinstance(key.value, str):
                 seen.add(key.value)
         return node
