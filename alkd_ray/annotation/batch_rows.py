@@ -153,6 +153,8 @@ class BatchRows:
         if problem.is_hopeless:
             self.desk.apply([Stop("stopped", f"{self.endpoint.base_url}: {problem}")])
             return
+        if wanted.index in self._over:  # the same was asked in two batches, and this is the second
+            return
         if asked_with and self.format.gives_way(asked_with, problem):
             self.wait(wanted)
             return

@@ -11,37 +11,34 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TypeVar
 from uuid import uuid4
 
 from alkd_ray.annotation.asking import Questions, billed
-from alkd_ray.annotation.batch_rows import WORKER, BatchRows, Draft, Wanted, problem_of
-from alkd_ray.annotation.batches import BatchEntry, Batches
+from alkd_ray.annotation.batch_keeping import BatchKeeping
+from alkd_ray.annotation.batch_looks import RETRY_SECONDS, BatchLooks
+from alkd_ray.annotation.batch_rows import BatchRows, Draft, Wanted, problem_of
+from alkd_ray.annotation.batches import BatchEntry
 from alkd_ray.annotation.desk import Desk
 from alkd_ray.annotation.entries import HoldEntry
-from alkd_ray.annotation.operations import LeaveUnresolved, Record, Release, Stop
+from alkd_ray.annotation.operations import Record, Release, Stop
 from alkd_ray.annotation.pricing import Rates
 from alkd_ray.errors import AlkdError
 from alkd_ray.llm_teachers import Endpoint
-from alkd_ray.llm_teachers._batch_client import BatchClient
-from alkd_ray.llm_teachers._batch_results import BatchLine, BatchStatus
+from alkd_ray.llm_teachers._batch_client import BatchClient, MayComeLaterError
+from alkd_ray.llm_teachers._batch_results import BatchLine, BatchStatus, says_full
 from alkd_ray.llm_teachers._client import NotBilledError, OutcomeUnknownError
 from alkd_ray.llm_teachers._completions import read_answer
-
-_Said = TypeVar("_Said")
 
 # OpenAI takes 200 MB; half of it leaves room for other endpoints, and for memory.
 MOST_FILE_BYTES = 100_000_000
 LINES_AT_ONCE = 200
-RETRY_SECONDS = 1.0
-# A submission whose answer was lost shows up in the endpoint's list after a moment, or never.
-FIND_AGAIN_SECONDS = 3.0
-FIND_TIMES = 3
-CLOCKS_DIFFER_SECONDS = 3_600.0
+OUTPUT_LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
+# Looks, one a poll, that find no batch of its id. A replica that lags behind, or a proxy's page,
+# says 404 as well, and a batch taken for lost is bought again.
+LOST_AFTER = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +84,11 @@ class BatchAsker:
         self.desk = desk
         self.settings = settings
         self.tell = tell
-        self.batches = Batches(desk.database)
         self.rows = BatchRows(questions, endpoint, rates, desk, settings.tries)
-        self.under_way: dict[str, BatchEntry] = {}
-        self._failed_batches = 0
+        self.kept = BatchKeeping(self.rows, desk, endpoint)
+        self._failed_batches = 0  # in a row
+        self._most_at_once: int | None = None  # batches that the endpoint's queue has room for
+        self._missed: Counter[str] = Counter()  # label -> looks in a row that did not find it
         self._cancelled: set[str] = set()
 
     async def run(self) -> None:
@@ -101,81 +99,65 @@ class BatchAsker:
                 it is begun again.
         """
         async with BatchClient(self.endpoint) as client:
-            await self._take_over(client)
+            looks = BatchLooks(client, self.settings.tries)
+            await self._take_over(looks)
             self.rows.pull()
             while True:
-                await self._submit_all(client)
+                await self._submit_all(looks)
                 self.tell()
-                # Rows that wait now are under way with other drivers, or for what those hold.
-                waits_for_others = bool(self.rows.waiting) and not self.desk.is_stopped
-                if not self.under_way and not waits_for_others:
+                # Rows that wait now are under way with other drivers, or for what is given back.
+                rows_wait = bool(self.rows.waiting) and not self.desk.is_stopped
+                if not self.kept.under_way and not rows_wait:
                     return
                 await asyncio.sleep(self.settings.poll_seconds)
-                await self._look(client)
-                if waits_for_others:
-                    await self._take_over(client)
+                await self._look(looks)
+                if rows_wait:
+                    await self._take_over(looks)
 
     # What is there.
 
-    async def _take_over(self, client: BatchClient) -> None:
-        """Goes on with the batches of drivers that have ended."""
-        for entry in self.desk.database.patiently(
-            lambda _: self.batches.under_way(self.endpoint.identity, self.endpoint.model)
-        ):
-            if entry.label not in self.under_way and self._claims(entry.label):
-                await self._resume(client, entry)
+    async def _take_over(self, looks: BatchLooks) -> None:
+        """Goes on with the batches of drivers that have ended, and looks for doubtful ones."""
+        for entry in self.kept.claimed():
+            holds = self.kept.holds(entry.label)
+            if not any(hold.status == "held" for hold in holds):
+                await self._look_again(looks, entry, holds)
+            elif entry.batch_id:
+                self.kept.under_way[entry.label] = entry
+            elif (found := await looks.find(entry)) is not None:
+                self.kept.submitted(entry.label, found)
+            else:
+                self.kept.give_back(entry.label, "it was never submitted")
 
-    def _claims(self, label: str) -> bool:
-        return self.desk.database.patiently(lambda _: self.batches.claim(label))
-
-    def _is_ours(self, label: str) -> bool:
-        return self.desk.database.patiently(lambda _: self.batches.is_ours(label))
-
-    def _holds(self, label: str) -> list[HoldEntry]:
-        return self.desk.database.patiently(lambda _: self.batches.holds(label))
-
-    def _let_go(self, label: str) -> None:
-        """Somebody has claimed the batch: its rows wait for what becomes of it there."""
-        known = self.rows.by_key
-        for hold in self._forget(label):
-            if hold.key in known:
-                self.rows.wait(known[hold.key])
-
-    def _forget(self, label: str) -> list[HoldEntry]:
-        """It is not one of ours, or not any more; returns its holds."""
-        holds = self._holds(label)
-        self.desk.disown([hold.hold_id for hold in holds])
-        self.under_way.pop(label, None)
-        return holds
-
-    async def _resume(self, client: BatchClient, entry: BatchEntry) -> None:
-        """Takes over a batch of an earlier process."""
-        holds = self._holds(entry.label)
-        self.desk.adopt([hold.hold_id for hold in holds if hold.status == "held"], WORKER)
-        if entry.batch_id:
-            self.under_way[entry.label] = entry
-            return
-        found = await self._find(client, entry)
-        if found is None:
-            self._give_back(entry.label, "it was never submitted")
-        else:
-            self._submitted(entry.label, found)
+    async def _look_again(
+        self, looks: BatchLooks, entry: BatchEntry, holds: Sequence[HoldEntry]
+    ) -> None:
+        """Goes on with a batch none of whose holds is held, if the endpoint knows it."""
+        by_id = bool(entry.batch_id)
+        found = await (looks.status(entry) if by_id else looks.find(entry, times=1))
+        unresolved = frozenset(hold.key for hold in holds if hold.status == "unresolved")
+        if found is not None:
+            self.kept.submitted(entry.label, found)
+            self.kept.late[entry.label] = unresolved
+        elif not unresolved:  # all were settled, by hand or by a process that ended right after
+            self.kept.end(entry.label, "lost", left=())
 
     # From rows to batches.
 
-    async def _submit_all(self, client: BatchClient) -> None:
+    async def _submit_all(self, looks: BatchLooks) -> None:
         """Submits what the cap admits; the rest waits for what is given back."""
         elsewhere: list[Wanted] = []
         if self.rows.waiting:
-            asked = self.desk.database.patiently(lambda _: self.batches.keys_under_way())
-            elsewhere = self.rows.set_aside(asked)
-        while self.rows.waiting and not self.desk.is_stopped:
+            elsewhere = self.rows.set_aside(self.kept.keys_under_way())
+        while self.rows.waiting and not self.desk.is_stopped and self._has_room():
             draft = self._drafted(elsewhere)
-            if not draft.lines:
+            if not draft.lines or not await self._submit(looks, draft):
                 break
-            await self._submit(client, draft)
         for wanted in elsewhere:
             self.rows.wait(wanted)
+
+    def _has_room(self) -> bool:
+        return self._most_at_once is None or len(self.kept.under_way) < self._most_at_once
 
     def _drafted(self, elsewhere: list[Wanted]) -> Draft:
         """Holds for as many rows as one batch takes, and writes the batch down with them."""
@@ -201,7 +183,7 @@ class BatchAsker:
                     self.rows.wait(wanted, first=True)
                     break
             if draft.lines:
-                self.batches.prepare(
+                self.kept.batches.prepare(
                     draft.label,
                     budget=self.desk.budget,
                     owner=self.desk.owner,
@@ -211,156 +193,149 @@ class BatchAsker:
                 )
         return draft
 
-    async def _submit(self, client: BatchClient, draft: Draft) -> None:
+    async def _submit(self, looks: BatchLooks, draft: Draft) -> bool:
+        """Submits one batch; returns whether another may follow at once."""
         name = f"alkd-{draft.label}.jsonl"
-        problem = ""
+        problem, is_busy = "", False
         for number in range(self.settings.tries):
             if number:
                 await asyncio.sleep(RETRY_SECONDS * 2**number)
             try:
-                file_id = await client.upload(b"".join(draft.lines), name)
-                if not self._is_ours(draft.label):
-                    self._let_go(draft.label)
-                    return
-                self._submitted(draft.label, await client.create(file_id, draft.label))
-                return
+                file_id = await looks.client.upload(b"".join(draft.lines), name)
+                if not self.kept.is_ours(draft.label):
+                    self.kept.let_go(draft.label)
+                    return True
+                self.kept.submitted(draft.label, await looks.client.create(file_id, draft.label))
+                return True
             except NotBilledError as error:
                 problem = str(error)
+                is_busy = error.status == 429 and not error.is_permanent
                 if error.is_hopeless or error.is_permanent:
                     break
             except OutcomeUnknownError as error:
-                found = await self._find(client, self.batches.entry(draft.label))
-                if found is not None:
-                    self._submitted(draft.label, found)
-                    return
-                problem = str(error)
-        self._give_back(draft.label, problem)
-        self.desk.apply(
-            [
-                Stop(
-                    "stopped",
-                    f"{self.endpoint.base_url} takes no batch: {problem} (annotation.mode=live "
-                    "asks one question at a time)",
-                )
-            ]
-        )
+                problem, is_busy = str(error), False
+                if await self._was_submitted(looks, draft.label, error):
+                    return True
+                if isinstance(error, MayComeLaterError):
+                    self._count_failure(problem)
+                    return False
+        self.kept.give_back(draft.label, problem)
+        if not self._awaits_room(is_busy or says_full(problem)):
+            self._stop(
+                f"takes no batch: {problem} (annotation.mode=live asks one question at a time)"
+            )
+        return False
 
-    async def _find(self, client: BatchClient, entry: BatchEntry) -> BatchStatus | None:
-        """The endpoint's batch with this label; None = it certainly has none.
+    async def _was_submitted(
+        self, looks: BatchLooks, label: str, problem: OutcomeUnknownError
+    ) -> bool:
+        """Looks for a batch whose submission had no good answer; it may be left doubtful.
 
         Raises:
             AlkdError: the endpoint does not say.
         """
-        since = datetime.fromisoformat(entry.prepared_at).timestamp() - CLOCKS_DIFFER_SECONDS
+        why = f"nobody knows whether its batch was submitted: {problem}"
         try:
-            for _ in range(FIND_TIMES - 1):
-                found = await self._said(lambda: client.find(entry.label, since))
-                if found is not None:
-                    return found
-                await asyncio.sleep(FIND_AGAIN_SECONDS)
-            return await self._said(lambda: client.find(entry.label, since))
-        except NotBilledError as error:
-            raise AlkdError(
-                f"{self.endpoint.base_url} does not say whether it has batch {entry.label} "
-                f"({error}); its requests stay held; give the same command again"
-            ) from error
+            found = await looks.find(self.kept.batches.entry(label))
+        except AlkdError:
+            self.kept.doubt(label, why)
+            raise
+        if found is not None:
+            self.kept.submitted(label, found)
+        elif isinstance(problem, MayComeLaterError):
+            self.kept.doubt(label, why)
+        return found is not None
 
-    def _submitted(self, label: str, status: BatchStatus) -> None:
-        self.batches.note_submitted(label, status.id)
-        self.under_way[label] = self.batches.entry(label)
+    def _awaits_room(self, is_full: bool) -> bool:
+        """Whether a queue that is full will have room once a batch of ours has ended."""
+        if not is_full or not self.kept.under_way:
+            return False
+        self._most_at_once = len(self.kept.under_way)
+        return True
 
-    def _give_back(self, label: str, outcome: str) -> None:
-        """Ends a batch that was not billed: nothing of it was, or will be, generated."""
-        with self.desk.database.transaction():
-            held = [hold for hold in self._holds(label) if hold.status == "held"]
-            self.desk.apply([Release(hold.hold_id) for hold in held])
-            self.batches.end(label, outcome)
-        self._let_go(label)
+    def _count_failure(self, problem: str) -> None:
+        """Ends the pass after too many batches in a row that came to nothing."""
+        self._failed_batches += 1
+        if self._failed_batches >= self.settings.tries:
+            hint = " (annotation.batch_size: smaller ones may fit)" if says_full(problem) else ""
+            self._stop(
+                f"refused, or lost, {self._failed_batches} batches in a row: {problem}{hint}"
+            )
+
+    def _stop(self, what: str) -> None:
+        """Nothing more is submitted; what is under way is still collected."""
+        self.desk.apply([Stop("stopped", f"{self.endpoint.base_url} {what}")])
 
     # From batches to rows.
 
-    async def _look(self, client: BatchClient) -> None:
-        for label, entry in list(self.under_way.items()):
-            if not self._is_ours(label):
-                self._let_go(label)
+    async def _look(self, looks: BatchLooks) -> None:
+        for label, entry in list(self.kept.under_way.items()):
+            if not self.kept.is_ours(label):
+                self.kept.let_go(label)
                 continue
-            status = await self._status(client, entry)
+            status = await looks.status(entry)
             if status is None:
-                self._lost(label)
-            elif status.is_over:
-                await self._collect(client, label, status)
-            elif self.desk.is_stopped and label not in self._cancelled:
+                status = await self._not_there(looks, entry)
+            else:
+                self._missed.pop(label, None)
+            if status is None:
+                continue
+            if status.is_over:
+                await self._collect(looks, label, status)
+            elif self._is_breached() and label not in self._cancelled:
                 self._cancelled.add(label)
-                await self._cancel(client, entry)
+                await looks.cancel(self.kept.under_way[label])
 
-    async def _status(self, client: BatchClient, entry: BatchEntry) -> BatchStatus | None:
-        """None: the endpoint does not know it (any more)."""
-        try:
-            return await self._said(lambda: client.status(entry.batch_id))
-        except NotBilledError as error:
-            if error.status == 404:
-                return None
-            raise self._unreachable(error) from error
+    def _is_breached(self) -> bool:
+        """Only this ends what was bought: other ends of a pass say nothing against its batches."""
+        return self.desk.is_stopped and self.desk.standing().stop_status == "breached"
 
-    async def _cancel(self, client: BatchClient, entry: BatchEntry) -> None:
-        try:
-            await client.cancel(entry.batch_id)
-        except NotBilledError:
-            return  # then it ends by itself, and is collected all the same
+    async def _not_there(self, looks: BatchLooks, entry: BatchEntry) -> BatchStatus | None:
+        """The endpoint does not know a batch's id: whether it is in the list, after some looks."""
+        self._missed[entry.label] += 1
+        if self._missed[entry.label] < LOST_AFTER:
+            return None
+        found = await looks.find(entry)
+        self._missed.pop(entry.label)
+        if found is None:
+            self.kept.doubt(entry.label, "the endpoint does not know its batch any more")
+        else:
+            self.kept.submitted(entry.label, found)
+        return found
 
-    async def _collect(self, client: BatchClient, label: str, status: BatchStatus) -> None:
+    async def _collect(self, looks: BatchLooks, label: str, status: BatchStatus) -> None:
         """Records every line of a batch that is over, then what is left of it."""
-        open_holds = {
-            hold.hold_id: hold
-            for hold in self._holds(label)
-            if hold.status in ("held", "unresolved")
-        }
+        open_holds = self.kept.open_holds(label)
         for file_id in (status.output_file_id, status.error_file_id):
             if file_id:
-                await self._collect_file(client, label, file_id, open_holds)
+                await self._collect_file(looks, label, file_id, open_holds)
         problem = "; ".join(status.problems)[:300]
         if status.state == "failed":
-            self._failed_batches += 1
-            self._give_back(label, f"failed: {problem}")
-            if self._failed_batches >= self.settings.tries:
-                text = f"{self.endpoint.base_url} refused {self._failed_batches} batches: {problem}"
-                self.desk.apply([Stop("stopped", text)])
-        else:
-            self._leave(open_holds, f"the batch ended ({status.state}) without a word on it")
-            self.batches.end(label, status.state)
-            self._forget(label)
+            self.kept.give_back(label, f"failed: {problem}")
+            if not self._awaits_room(says_full(problem)):
+                self._count_failure(problem)
+            return
+        self._failed_batches = 0
+        if self._most_at_once is not None:  # what filled the queue may have been somebody else's
+            self._most_at_once += 1
+        self.kept.end(label, status.state, left=open_holds.values())
 
     async def _collect_file(
-        self, client: BatchClient, label: str, file_id: str, open_holds: dict[str, HoldEntry]
+        self, looks: BatchLooks, label: str, file_id: str, open_holds: dict[str, HoldEntry]
     ) -> None:
-        async def collect() -> None:
-            group: list[tuple[BatchLine, HoldEntry]] = []
-            try:
-                async with aclosing(client.lines(file_id)) as lines:
-                    async for line in lines:
-                        if line.custom_id in open_holds:
-                            group.append((line, open_holds.pop(line.custom_id)))
-                        if len(group) >= LINES_AT_ONCE:
-                            self._record(label, group)
-                            group = []
-            finally:
-                self._record(label, group)  # lines that came before the file broke off are good
+        group: list[tuple[BatchLine, HoldEntry]] = []
+
+        def take(line: BatchLine) -> None:
+            if line.custom_id in open_holds:
+                group.append((line, open_holds.pop(line.custom_id)))
+            if len(group) >= LINES_AT_ONCE:
+                self._record(label, group)
+                group.clear()
 
         try:
-            await self._said(collect)
-        except NotBilledError as error:
-            raise self._unreachable(error) from error
-
-    async def _said(self, call: Callable[[], Awaitable[_Said]]) -> _Said:
-        """What the endpoint says, asked for again where that may help."""
-        for number in range(self.settings.tries):
-            try:
-                return await call()
-            except NotBilledError as error:
-                if error.is_permanent or number == self.settings.tries - 1:
-                    raise
-            await asyncio.sleep(RETRY_SECONDS * 2**number)
-        raise AssertionError("tries is at least 1")
+            await looks.lines(file_id, take)
+        finally:
+            self._record(label, group)  # lines that came before the file broke off are good
 
     def _record(self, label: str, group: Sequence[tuple[BatchLine, HoldEntry]]) -> None:
         """Stores and settles a group of lines durably, then reads them."""
@@ -369,7 +344,7 @@ class BatchAsker:
             for line, hold in group
         ]
         self.desk.apply(operations)
-        asked_with = self.under_way[label].structured
+        asked_with = self.kept.under_way[label].structured
         with self.desk.database.transaction():  # one commit for all that is read
             for line, hold in group:
                 wanted = self.rows.by_key.get(hold.key)
@@ -384,6 +359,9 @@ class BatchAsker:
     def _answered(self, line: BatchLine, hold: HoldEntry) -> Record:
         answer = read_answer(line.raw)
         body = self.desk.store.requests([hold.key])[hold.key].body
+        asked = json.loads(body)
+        # The field of the day it was asked with, whatever the config says now.
+        limit = next(asked[name] for name in OUTPUT_LIMIT_FIELDS if name in asked)
         return Record(
             hold.hold_id,
             hold.key,
@@ -391,27 +369,7 @@ class BatchAsker:
             answer.raw,
             answer.finish_reason,
             answer.usage,
-            json.loads(body)[self.endpoint.output_limit_field],
+            limit,
             billed(self.rates, answer.usage, hold.worst),
             len(body.encode()) if hold.attempt == 1 else 0,
-        )
-
-    def _leave(self, open_holds: dict[str, HoldEntry], why: str) -> None:
-        """What the endpoint says nothing of may have been billed."""
-        self.desk.apply([LeaveUnresolved(hold_id, why) for hold_id in open_holds])
-        for hold in open_holds.values():
-            wanted = self.rows.by_key.get(hold.key)
-            if wanted is not None:
-                self.rows.failed(wanted, self.questions[wanted.index], NotBilledError(why))
-
-    def _lost(self, label: str) -> None:
-        holds = {hold.hold_id: hold for hold in self._holds(label) if hold.status == "held"}
-        self._leave(holds, "the endpoint does not know its batch any more")
-        self.batches.end(label, "lost")
-        self._forget(label)
-
-    def _unreachable(self, problem: NotBilledError) -> AlkdError:
-        return AlkdError(
-            f"{self.endpoint.base_url} cannot be asked for its batches ({problem}); they go on "
-            "there, and the same command collects them"
         )

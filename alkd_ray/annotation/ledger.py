@@ -177,7 +177,7 @@ class Ledger:
         """Marks what dead writers left held as unresolved; returns how many.
 
         Writers that are alive (in PostgreSQL there may be others) keep theirs. Holds of a batch
-        stay: what became of it can be asked for.
+        stay: what became of it can be asked for, until :meth:`abandon`.
         """
         with self.database.transaction():
             rows = self.database.execute(
@@ -206,6 +206,22 @@ class Ledger:
         """
         with self.sheet([hold_id]) as sheet:
             sheet.settle(hold_id, actual, by_hand=True)
+
+    def abandon(self, batch: str) -> int:
+        """Makes the holds of a batch that nobody will collect unresolved; returns how many."""
+        left = self._entries("WHERE status = 'held' AND batch = ? AND batch <> ''", (batch,))
+        with self.sheet(entry.hold_id for entry in left) as sheet:
+            for entry in left:
+                sheet.leave(entry.hold_id, "its batch was given up by hand")
+        return len(left)
+
+    def write_off(self, batch: str) -> int:
+        """Settles all unresolved holds of a batch at nothing, by hand; returns how many."""
+        left = self._entries("WHERE status = 'unresolved' AND batch = ? AND batch <> ''", (batch,))
+        with self.sheet(entry.hold_id for entry in left) as sheet:
+            for entry in left:
+                sheet.settle(entry.hold_id, NOTHING, by_hand=True)
+        return len(left)
 
     def accept_breach(self, hold_id: str) -> None:
         """Records that a person has seen a breach; without open ones the budget admits again."""

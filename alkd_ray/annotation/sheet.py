@@ -296,8 +296,11 @@ class Sheet:
         if line is None:
             raise LedgerError(f"there is no hold {hold_id!r}; alkd ledger show lists them")
         if line.status not in allowed:
+            is_in_batch = bool(line.batch) and line.status == "held"
+            hint = f" (alkd annotate abandon {line.batch} ends its batch)" if is_in_batch else ""
             raise LedgerError(
-                f"hold {hold_id!r} is {line.status}; this needs one that is {' or '.join(allowed)}"
+                f"hold {hold_id!r} is {line.status}; this needs one that is "
+                f"{' or '.join(allowed)}{hint}"
             )
         return line
 
@@ -320,7 +323,7 @@ class Sheet:
         if line.batch:
             return (
                 f"{IN_BATCH}: batch {line.batch} has the same request; annotation.mode=batch "
-                "collects it"
+                "collects it, alkd annotate abandon gives it up"
             )
         return f"{IN_FLIGHT}: the same request was sent under hold {line.hold_id!r}"
 

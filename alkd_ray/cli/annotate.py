@@ -175,6 +175,39 @@ def retry(
     typer.echo(f"{len(found):,} requests will be asked again by the next run that needs them")
 
 
+@app.command("abandon")
+def abandon(
+    batch: Annotated[
+        str, typer.Argument(help="Its label or the endpoint's id (alkd annotate status).")
+    ],
+) -> None:
+    """Gives up a batch that nobody can collect any more, as where the endpoint or key is gone.
+
+    Its holds become unresolved, and its requests can be asked again. Nothing is sent: a batch that
+    is still under way there goes on, and is billed.
+    """
+    from alkd_ray.annotation.batches import Batches
+    from alkd_ray.annotation.database import Database
+    from alkd_ray.annotation.ledger import Ledger
+    from alkd_ray.errors import InputError
+
+    with Database(existing_books()) as database, database.transaction():
+        ledger, batches = Ledger(database), Batches(database)
+        ledger.recover()
+        known = [e for e in batches.all_under_way() if batch in (e.label, e.batch_id)]
+        if not known:
+            raise InputError(f"there is no batch {batch!r} under way; alkd annotate status lists")
+        label = known[0].label
+        if not batches.claim(label):
+            raise InputError(f"a run that is alive has batch {batch!r}; end the run first")
+        left = ledger.abandon(label)
+        batches.end(label, "abandoned")
+    typer.echo(
+        f"batch {label} is given up; {left:,} of its holds are unresolved now "
+        f"(not billed? alkd ledger resolve {label} --write-off)"
+    )
+
+
 @app.command("export")
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder for the Parquet files.")],
@@ -211,7 +244,8 @@ def _print_status(found: Overview) -> None:
     for batch in found.batches:
         typer.echo(
             f"batch {batch.batch_id or '(not known to be submitted)'} of {batch.model}, prepared "
-            f"{batch.prepared_at}: a run with annotation.mode=batch collects it"
+            f"{batch.prepared_at}: a run with annotation.mode=batch collects it "
+            f"(alkd annotate abandon {batch.label} gives it up)"
         )
     if not found.asked:
         typer.echo("nothing was asked yet")

@@ -69,7 +69,10 @@ def show(
 
 @app.command()
 def resolve(
-    hold_id: Annotated[str, typer.Argument(help="The hold, as alkd ledger show lists it.")],
+    hold_id: Annotated[
+        str,
+        typer.Argument(help="The hold, or batch to be written off, as alkd ledger show lists it."),
+    ],
     write_off: Annotated[bool, typer.Option(help="It was not billed: settle it at 0.")] = False,
     dollars: Annotated[
         str | None, typer.Option(help="Settle it at what the endpoint billed, in dollars.")
@@ -85,9 +88,14 @@ def resolve(
         ),
     ] = False,
 ) -> None:
-    """Settles an unresolved hold by hand, or accepts a breach, so that its budget goes on."""
+    """Settles an unresolved hold by hand, or accepts a breach, so that its budget goes on.
+
+    Of a batch, --write-off settles all holds that are unresolved.
+    """
+    from alkd_ray.annotation.batches import Batches
     from alkd_ray.annotation.database import Database
     from alkd_ray.annotation.ledger import Ledger
+    from alkd_ray.annotation.pricing import usd
     from alkd_ray.errors import InputError
 
     if (write_off, dollars is not None, accept_breach).count(True) != 1:
@@ -98,16 +106,20 @@ def resolve(
     with Database(existing_books()) as database:
         ledger = Ledger(database)
         ledger.recover()  # of a run that is alive, nothing is touched
-        entry = ledger.entry(hold_id)
-        if accept_breach:
+        in_batch = Batches(database).holds(hold_id) if write_off else []
+        entry = in_batch[0] if in_batch else ledger.entry(hold_id)
+        if in_batch:
+            what = f"{_counted(ledger.write_off(hold_id), 'unresolved hold')} written off"
+        elif accept_breach:
             ledger.accept_breach(hold_id)
+            what = "breach accepted"
         else:
-            ledger.resolve(hold_id, _actual(entry, billed, tokens))
-        entry, state = ledger.entry(hold_id), ledger.state(entry.budget)
+            actual = _actual(entry, billed, tokens)
+            ledger.resolve(hold_id, actual)
+            what = f"settled at {usd(actual.microusd)}"
+        state = ledger.state(entry.budget)
     from alkd_ray.annotation.entries import left
-    from alkd_ray.annotation.pricing import usd
 
-    what = "breach accepted" if accept_breach else f"settled at {usd(entry.actual.microusd)}"
     remaining = left(state).microusd
     rest = "no cap in dollars" if remaining is None else f"{usd(remaining)} left"
     typer.echo(f"{hold_id}: {what}; budget {entry.budget}: {rest}")
@@ -253,12 +265,14 @@ def _print_budget(described: dict[str, Any]) -> None:
         "(alkd ledger resolve HOLD_ID --dollars X, or --write-off)",
         "worst",
     )
+    held = described["held_holds"]
     _print_holds(
-        described["held_holds"],
+        [row for row in held if not row["batch"]],
         "held: in flight, or left by a run that was killed (then the next run, or alkd ledger "
         "resolve, makes them unresolved)",
         "worst",
     )
+    _print_batches([row for row in held if row["batch"]])
 
 
 def _print_holds(rows: list[dict[str, Any]], heading: str, kind: str) -> None:
@@ -268,13 +282,33 @@ def _print_holds(rows: list[dict[str, Any]], heading: str, kind: str) -> None:
     for row in rows[:HOLDS_LISTED]:
         amounts = {unit: row[f"{kind}_{unit}"] for unit in ("microusd", "tokens", "requests")}
         why = f"  {row['why']}" if row["why"] else ""
-        typer.echo(f"    {row['hold_id']}  {row['held_at']}  {_sums(amounts)}{why}")
+        batch = f"  in batch {row['batch']}" if row["batch"] else ""
+        typer.echo(f"    {row['hold_id']}  {row['held_at']}  {_sums(amounts)}{batch}{why}")
     if len(rows) > HOLDS_LISTED:
         typer.echo(f"    and {len(rows) - HOLDS_LISTED} more (--json lists all)")
+
+
+def _print_batches(rows: list[dict[str, Any]]) -> None:
+    """The held requests of batches, a line for each batch."""
+    if not rows:
+        return
+    typer.echo(
+        "  held in batches: a run with annotation.mode=batch collects them "
+        "(alkd annotate abandon BATCH makes their holds unresolved)"
+    )
+    for label in dict.fromkeys(row["batch"] for row in rows):
+        of_it = [row for row in rows if row["batch"] == label]
+        units = ("microusd", "tokens", "requests")
+        amounts = {unit: sum(row[f"worst_{unit}"] for row in of_it) for unit in units}
+        typer.echo(f"    {label}  {of_it[0]['held_at']}  {_sums(amounts)}")
 
 
 def _sums(amounts: dict[str, int]) -> str:
     from alkd_ray.annotation.pricing import usd
 
-    requests = f"{amounts['requests']:,} request{'' if amounts['requests'] == 1 else 's'}"
+    requests = _counted(amounts["requests"], "request")
     return f"{usd(amounts['microusd'])}, {amounts['tokens']:,} tokens, {requests}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

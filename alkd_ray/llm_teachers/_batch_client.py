@@ -40,6 +40,13 @@ LABEL = "alkd"  # the key of a batch's metadata that holds its label
 _PAGE = 100  # batches asked for at once, the most that OpenAI gives
 
 
+class MayComeLaterError(OutcomeUnknownError):
+    """Nobody can tell whether the endpoint is still at it: a batch may appear after a while.
+
+    An endpoint that answers by itself, if only with an error, has ended what it did.
+    """
+
+
 class BatchClient:
     """One endpoint's batches, through ``openai.AsyncOpenAI`` over aiohttp; its retries are off.
 
@@ -101,7 +108,8 @@ class BatchClient:
 
         Raises:
             NotBilledError: refused or not sent; there is no batch.
-            OutcomeUnknownError: there may be a batch; :meth:`find` tells.
+            OutcomeUnknownError: there may be a batch; :meth:`find` tells. For a
+                :class:`MayComeLaterError` it tells so only when it finds one.
         """
         body = {
             "input_file_id": file_id,
@@ -236,7 +244,11 @@ class BatchClient:
         except openai.APIStatusError as error:
             status = error.status_code
             # A batch is dear and easily found again: no failure within the endpoint is trusted.
-            if may_bill and (status in GATEWAY_STATUS or status >= 500):
+            if may_bill and status in GATEWAY_STATUS:
+                raise MayComeLaterError(
+                    f"{what}: HTTP {status} from a gateway; there may be one, perhaps later"
+                ) from None
+            if may_bill and status >= 500:
                 raise OutcomeUnknownError(f"{what}: HTTP {status}; there may be one") from None
             if status in GATEWAY_STATUS:
                 raise NotBilledError(
@@ -264,4 +276,4 @@ def _is_older(batch: Mapping[str, Any], since: float) -> bool:
 
 def _broken(what: str, cause: str, may_bill: bool) -> Exception:
     said = f"{what}: the connection ended without a whole answer: {cause}"
-    return OutcomeUnknownError(said) if may_bill else NotBilledError(said)
+    return MayComeLaterError(said) if may_bill else NotBilledError(said)

@@ -116,6 +116,15 @@ def read_status(batch: Mapping[str, Any]) -> BatchStatus | None:
     )
 
 
+def says_full(text: str) -> bool:
+    """Whether an error tells of a full queue, which empties as batches end.
+
+    OpenAI and Azure fail a batch with ``token_limit_exceeded: Enqueued token limit reached``.
+    """
+    said = text.lower()
+    return "token_limit_exceeded" in said or "queue" in said
+
+
 def _problems(errors: Any) -> Iterator[str]:
     listed = errors.get("data") if isinstance(errors, dict) else errors
     for error in listed if isinstance(listed, list) else [listed]:

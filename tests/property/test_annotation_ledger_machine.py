@@ -20,12 +20,13 @@ from hypothesis.stateful import (
 )
 
 from alkd_ray.annotation.database import FILE_NAME, Database
-from alkd_ray.annotation.ledger import BREACHED, IN_FLIGHT, Ledger, LedgerError
+from alkd_ray.annotation.ledger import BREACHED, IN_BATCH, IN_FLIGHT, Ledger, LedgerError
 from alkd_ray.annotation.sheet import Sheet
 from alkd_ray.types import Amounts, Caps
 
 BUDGETS = ("first", "second")
 KEYS = ("", "one", "two")
+BATCHES = ("", "", "some", "more")
 # No power cut is tested here, so the disk need not be waited for.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
@@ -46,6 +47,7 @@ class ModelHold:
     status: str = "held"
     actual: tuple = (0, 0, 0)
     is_open_breach: bool = False
+    batch: str = ""
 
 
 class Model:
@@ -69,10 +71,11 @@ class Model:
         return tuple(map(sum, zip(*sums, strict=True)))
 
     def refuses(self, budget: str, worst: tuple, key: str) -> str:
-        if key and any(h.key == key and h.status == "held" for h in self.holds.values()):
-            return "in flight"
+        for other in self.holds.values():
+            if key and other.key == key and other.status == "held":
+                return IN_BATCH if other.batch else IN_FLIGHT
         if any(h.is_open_breach for h in self.holds.values() if h.budget == budget):
-            return "breached"
+            return BREACHED
         counted = self.counted(budget)
         over = [
             c is not None and t + w > c
@@ -132,18 +135,22 @@ class LedgerMachine(RuleBasedStateMachine):
             for c, n in zip(self.ceiling[budget], new, strict=True)
         ]
 
-    @rule(budget=st.sampled_from(BUDGETS), worst=amounts, key=st.sampled_from(KEYS))
-    def hold(self, budget: str, worst: Amounts, key: str) -> None:
+    @rule(
+        budget=st.sampled_from(BUDGETS),
+        worst=amounts,
+        key=st.sampled_from(KEYS),
+        batch=st.sampled_from(BATCHES),
+    )
+    def hold(self, budget: str, worst: Amounts, key: str, batch: str) -> None:
         hold_id = f"hold-{self.next_id}"
         self.next_id += 1
         expected = self.model.refuses(budget, units(worst), key)
-        reason = self.ledger.hold(budget, hold_id, worst, owner="run", key=key)
+        reason = self.ledger.hold(budget, hold_id, worst, owner="run", key=key, batch=batch)
         if expected == "":
             assert reason == ""
-            self.model.holds[hold_id] = ModelHold(budget, units(worst), key)
+            self.model.holds[hold_id] = ModelHold(budget, units(worst), key, batch=batch)
         else:
-            start = {"in flight": IN_FLIGHT, "breached": BREACHED, "cap": "the cap of "}
-            assert reason.startswith(start[expected])
+            assert reason.startswith("the cap of " if expected == "cap" else expected)
 
     @precondition(lambda self: self._has("held", "unresolved"))
     @rule(data=st.data(), actual=amounts)
@@ -174,6 +181,21 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.resolve(hold_id, actual)
         self.model.settle(self.model.holds[hold_id], units(actual), by_hand=True)
 
+    @rule(batch=st.sampled_from(BATCHES[2:]))
+    def abandon(self, batch: str) -> None:
+        """Also of no holds at all."""
+        of = [h for h in self.model.holds.values() if h.batch == batch and h.status == "held"]
+        assert self.ledger.abandon(batch) == len(of)
+        for hold in of:
+            hold.status = "unresolved"
+
+    @rule(batch=st.sampled_from(BATCHES[2:]))
+    def write_off(self, batch: str) -> None:
+        of = [h for h in self.model.holds.values() if h.batch == batch and h.status == "unresolved"]
+        assert self.ledger.write_off(batch) == len(of)
+        for hold in of:
+            self.model.settle(hold, (0, 0, 0), by_hand=True)
+
     @precondition(lambda self: any(h.is_open_breach for h in self.model.holds.values()))
     @rule(data=st.data())
     def accept_breach(self, data: st.DataObject) -> None:
@@ -202,8 +224,7 @@ class LedgerMachine(RuleBasedStateMachine):
         made = {"owner": "run", "key": key, "kind": "rank", "attempt": 1, "batch": ""}
         expected = self.model.refuses(budget, units(worst), key)
         reason = sheet.hold(budget, hold_id, worst, **made)
-        start = {"": "", "in flight": IN_FLIGHT, "breached": BREACHED, "cap": "the cap of "}
-        assert reason.startswith(start[expected])
+        assert reason.startswith("the cap of " if expected == "cap" else expected)
         assert bool(reason) is bool(expected)
         if not expected:
             self.model.holds[hold_id] = ModelHold(budget, units(worst), key)
@@ -261,7 +282,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _reopen(self) -> None:
         self._open()
-        expected = [h for h in self.model.holds.values() if h.status == "held"]
+        held = [h for h in self.model.holds.values() if h.status == "held"]
+        expected = [h for h in held if not h.batch]  # a batch outlives its writer
         assert self.ledger.recover() == len(expected)
         for hold in expected:
             hold.status = "unresolved"

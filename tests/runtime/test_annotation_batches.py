@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from alkd_ray.annotation.batches import Batches
 from alkd_ray.annotation.database import Database
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.worker import annotate
+from alkd_ray.cli.main import build
 from alkd_ray.errors import BudgetError
 from alkd_ray.types import AnnotationOutcome, Caps
 from tests.annotation_rows import BATCH_RATES, Server, job, serving
@@ -103,7 +106,7 @@ def test_an_endpoint_that_refuses_every_batch_ends_the_pass_at_no_cost(tmp_path:
         check(tmp_path, server, outcome)
         assert server.bill()["requests"] == 0
     assert outcome.status == "stopped"
-    assert "refused 2 batches" in outcome.reason
+    assert "2 batches in a row" in outcome.reason
 
 
 def test_a_lost_reply_to_a_submission_makes_no_second_batch(tmp_path: Path) -> None:
@@ -223,3 +226,62 @@ def test_a_batch_of_an_earlier_process_is_collected(tmp_path: Path) -> None:
         assert server.bill()["requests"] == 40
     assert outcome.status == "complete"
     assert outcomes(tmp_path) == ["completed"]
+
+
+def test_a_batch_is_collected_although_the_limit_is_asked_for_by_another_name_now(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, "--batch-seconds", "1") as server:
+        with pytest.raises(TimeoutError):
+            _interrupted(tmp_path, server, count=10)
+        options = {"rates": BATCH_RATES, "output_limit_field": "max_completion_tokens"}
+        settings = {"mode": "batch", "batch_poll_seconds": 0.1, "count": 10}
+        outcome = annotate(job(tmp_path / "store", server.url, options=options, **settings))
+        check(tmp_path, server, outcome)
+        assert server.bill()["requests"] == 20  # other bodies are other questions
+    assert outcome.status == "complete"
+    assert outcomes(tmp_path) == ["completed"] * 2
+
+
+def test_a_batch_that_nobody_can_collect_is_given_up_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALKD_HOME", str(tmp_path))
+    monkeypatch.delenv("ALKD_BOOKS", raising=False)
+
+    def told(*words: str, fails: bool = False) -> str:
+        done = CliRunner().invoke(build(), words)
+        assert bool(done.exit_code) is fails, done.output
+        return f"{done.output} {done.exception}"
+
+    with serving(tmp_path, "--batch-seconds", "600") as server:
+        with pytest.raises(TimeoutError):
+            _interrupted(tmp_path, server, count=10)
+        with Database(tmp_path / "store" / "books.sqlite", read_only=True) as database:
+            (entry,) = Batches(database).all_under_way()
+            hold = Batches(database).holds(entry.label)[0].hold_id
+        assert "held in batches: a run with annotation.mode=batch collects them" in told(
+            "ledger", "show"
+        )
+        assert hold not in told("ledger", "show")
+        refused = told("ledger", "resolve", hold, "--write-off", fails=True)
+        assert f"alkd annotate abandon {entry.label}" in refused
+        assert "no batch 'x' under way" in told("annotate", "abandon", "x", fails=True)
+        assert f"alkd annotate abandon {entry.label}" in told("annotate", "status")
+        assert "10 of its holds are unresolved" in told("annotate", "abandon", entry.batch_id)
+        assert outcomes(tmp_path) == ["abandoned"]
+        shown = told("ledger", "show")
+        assert f"in batch {entry.label}" in shown
+        assert "held in batches" not in shown
+        live = annotate(job(tmp_path / "store", server.url, count=10))
+        assert live.status == "complete"
+        assert live.ledger.unresolved.requests == 10
+        told("annotate", "abandon", entry.label, fails=True)  # it is over
+        assert "10 unresolved holds written off" in told(
+            "ledger", "resolve", entry.label, "--write-off"
+        )
+        with Database(tmp_path / "store" / "books.sqlite", read_only=True) as database:
+            state = Ledger(database).state("test")
+            assert Ledger(database).audit("test")
+        assert state.settled.microusd == server.bill()["microusd"]
+        assert state.held.requests == state.unresolved.requests == 0
