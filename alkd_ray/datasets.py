@@ -90,6 +90,9 @@ def validate(folder: Path) -> list[str]:
 def check_free(folder: Path, replace: bool) -> None:
     """Raises an InputError unless a dataset may be written to ``folder`` (see :func:`write`)."""
     if not folder.exists():
+        above = next(parent for parent in folder.resolve().parents if parent.exists())
+        if not above.is_dir():
+            raise InputError(f"{folder}: {above} is a file, and no folder can be made in it")
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder that does not exist yet")

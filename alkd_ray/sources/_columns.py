@@ -115,14 +115,14 @@ def tally(columns: Columns, faults: Iterable[Fault]) -> Tally:
     )
 
 
-def require(path: Path, wanted: Iterable[str], there_are: Sequence[str]) -> None:
-    """Raises an InputError unless each wanted column is there exactly once."""
+def require(path: Path, wanted: Iterable[str], there_are: Sequence[str], hint: str = "") -> None:
+    """Raises an InputError, ended by ``hint``, unless each wanted column is there exactly once."""
     for name in wanted:
         if there_are.count(name) != 1:
             what = "is there more than once" if name in there_are else "is not there"
             raise InputError(
                 f"{path}: the column {name!r} {what}; the columns are: {', '.join(there_are)}; "
-                "name yours with user=, session=, item=, time= or title="
+                f"name yours with user=, session=, item=, time= or title={hint}"
             )
 
 
@@ -146,8 +146,12 @@ def read_parquet(path: Path, names: Sequence[str]) -> Columns:
 
 
 def as_text(path: Path, name: str, values: pa.Array) -> pa.Array:
-    """``[R]`` large_string; an empty value is ""."""
+    """``[R]`` large_string; an empty value, NaN among them, is ""."""
     try:
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if pa.types.is_floating(values.type):
+            values = pa.array(values.to_numpy(zero_copy_only=False), values.type, from_pandas=True)
         return pc.fill_null(values.cast(pa.large_string()), "")
     except pa.ArrowException as error:
         raise InputError(

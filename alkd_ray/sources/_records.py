@@ -11,7 +11,7 @@ import pyarrow as pa
 from alkd_ray.errors import InputError
 from alkd_ray.sources._columns import Columns, Fault, Tally, as_text, coded, tally
 from alkd_ray.sources._sessionise import Records, by_owner
-from alkd_ray.sources._times import TimeUnit, microseconds
+from alkd_ray.sources._times import TimeUnit, can_be_times, microseconds
 from alkd_ray.types import BoolArray, IntArray
 
 
@@ -59,9 +59,14 @@ class TableRecords:
 def is_list(values: pa.Array) -> bool:
     """Whether a column holds lists."""
     kind = values.type
-    return any(
-        check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_list_view)
+    checks = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
     )
+    return any(check(kind) for check in checks)
 
 
 def from_rows(columns: Columns, names: Names, unit: TimeUnit) -> TableRecords:
@@ -89,15 +94,11 @@ def from_rows(columns: Columns, names: Names, unit: TimeUnit) -> TableRecords:
 
 def from_lists(columns: Columns, names: Names, unit: TimeUnit) -> TableRecords:
     """Records of a table with one row a session, a column of lists and perhaps one of targets."""
-    try:
-        lists = columns.values[names.item].cast(pa.large_list(pa.large_string()))
-    except pa.ArrowException as error:
-        raise InputError(
-            f"{columns.path}: the column {names.item!r} is of type "
-            f"{columns.values[names.item].type}, its lists must hold text or numbers"
-        ) from error
+    lists = columns.values[names.item]
+    lists = lists.cast(pa.large_list(lists.type.value_type))
     lengths = lists.value_lengths().fill_null(0).to_numpy().astype(np.int64)  # [R]
-    texts, rows = lists.flatten().fill_null(""), np.repeat(np.arange(len(columns)), lengths)
+    texts = as_text(columns.path, names.item, lists.flatten())
+    rows = np.repeat(np.arange(len(columns)), lengths)
     if names.target:
         targets = as_text(columns.path, names.target, columns.values[names.target])
         texts = pa.concat_arrays([texts, targets])
@@ -146,16 +147,21 @@ def _first_titles(codes: IntArray, texts: pa.Array, keep: BoolArray, size: int) 
 def _times(columns: Columns, name: str, unit: TimeUnit) -> tuple[IntArray, list[Fault]]:
     if not name:
         return np.zeros(len(columns), np.int64), []
-    times, bad = microseconds(columns.values[name], unit)
+    values = columns.values[name]
+    if not can_be_times(values.type):
+        raise InputError(
+            f"{columns.path}: the column {name!r} is of type {values.type}, times must be "
+            "timestamps, dates, numbers or text"
+        )
+    times = microseconds(values, unit)
 
     def problem(row: int) -> str:
-        value = columns.values[name][row].as_py()
         return (
-            f"{str(value)[:40]!r} is not a time (epoch seconds or milliseconds, or ISO 8601; "
-            "between the years 1900 and 2200)"
+            f"{str(values[row].as_py())[:40]!r} is not a time (the column is read as "
+            f"{times.read_as}, see time_unit; between the years 1900 and 2200)"
         )
 
-    return times, [Fault(name, bad, problem)]
+    return times.values, [Fault(name, times.bad, problem)]
 
 
 def _is_empty(_: int) -> str:

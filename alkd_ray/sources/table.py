@@ -32,8 +32,8 @@ from alkd_ray.sources._sessionise import (
     merge_repeats,
     number_items,
 )
-from alkd_ray.sources._times import TimeUnit
-from alkd_ray.types import SPLITS, Catalogue, Dataset
+from alkd_ray.sources._times import TimeUnit, are_before_logs, in_words
+from alkd_ray.types import SPLITS, Catalogue, Dataset, IntArray
 
 _PARQUET_ENDINGS = (".parquet", ".pq")
 _TAB_ENDINGS = (".tsv", ".tab", ".dat", ".txt")
@@ -65,7 +65,7 @@ class Table:
     class Config(PluginConfig):
         """Options."""
 
-        path: str = Field(description="the table; .parquet or .pq is Parquet, else text")
+        path: str = Field(description="the table; .parquet or .pq is Parquet, else text, or .gz")
         name: str = Field("", description="short name for reports; the file's stem when empty")
         user: str = Field("", description="column of users; makes sessions of interactions")
         session: str = Field("", description="column of session ids, for ready sessions")
@@ -98,13 +98,16 @@ class Table:
         delimiter: str = Field("", description="between fields; by the file's ending when empty")
         quote: str = Field('"', max_length=1, description="around fields; empty = none")
         encoding: str = Field("utf-8", description="of text files, e.g. latin-1")
+        columns: str = Field(
+            "", description="names of all columns of a text file without a header, commas between"
+        )
 
         @field_validator("delimiter")
         @classmethod
         def _one_character(cls, value: str) -> str:
             value = {"tab": "\t", "\\t": "\t"}.get(value, value)
             if len(value) > 1:
-                raise ValueError("must be one character, or tab")
+                raise ValueError("must be one character, or tab; replace a longer one, by sed say")
             return value
 
         @field_validator("min_length")
@@ -122,6 +125,8 @@ class Table:
                 raise ValueError("interactions of users need the column of their times: time=")
             if not (self.user or self.session or _is_parquet(self.path)):
                 raise ValueError("name the column of users (user=) or of session ids (session=)")
+            if self.columns and _is_parquet(self.path):
+                raise ValueError("columns is for text without a header; Parquet names its own")
             if self.split == "time" and not self.time:
                 raise ValueError("split by time needs the column of times: time=")
             return self
@@ -151,9 +156,10 @@ class Table:
         delimiter: str = "",
         quote: str = '"',
         encoding: str = "utf-8",
+        columns: str = "",
     ) -> None:
         self.path = Path(path)
-        self.name = name or self.path.stem
+        self.name = name or _unpacked(self.path).stem
         self.user, self.session, self.item, self.time = user, session, item, time
         self.target = target
         self.titles_path = Path(titles_path) if titles_path else None
@@ -166,6 +172,7 @@ class Table:
         self.split: SplitKind = split
         self.seed = seed
         self.delimiter, self.quote, self.encoding = delimiter, quote, encoding
+        self.columns = tuple(name.strip() for name in columns.split(",")) if columns else ()
         self.problems: tuple[str, ...] = ()
         self._damaged = 0
 
@@ -177,7 +184,9 @@ class Table:
         """
         read, titles = self._read()
         records = read.records
+        times = records.times
         if self.user:
+            self._check_times(times)
             by_gap = self.sessions == "gap"
             records = cut_by_gap(records, self.gap_minutes) if by_gap else cut_by_day(records)
         if self.repeats == "merge":
@@ -192,7 +201,8 @@ class Table:
             sessions=hold_out_last(records, self.split, self.seed),
             split_rule=self._split_rule(),
             source=f"{self.path}: {self._session_rule()}; {len(records.lengths())} of {before} "
-            f"sessions have at least {self.min_length} records",
+            f"sessions have at least {self.min_length} records"
+            + (f"; times from {in_words(times)}" if self.time else ""),
             damaged_lines=self._damaged,
         )
 
@@ -205,7 +215,7 @@ class Table:
             title="" if self.titles_path else self.title,
             target=self.target,
         )
-        columns = self._columns(self.path, names.given())
+        columns = self._read_file(self.path, names.given(), self.columns)
         if is_list(columns.values[self.item]):
             self._check_lists(names)
             read = from_lists(columns, names, self.time_unit)
@@ -214,7 +224,7 @@ class Table:
             read = from_rows(columns, names, self.time_unit)
         titles, tallies = None, [read.tally]
         if self.titles_path:
-            named = self._columns(self.titles_path, [self.titles_item, self.title])
+            named = self._read_file(self.titles_path, [self.titles_item, self.title])
             titles, found = read_titles(named, self.titles_item, self.title)
             tallies.append(found)
         elif read.titles is not None:
@@ -222,14 +232,19 @@ class Table:
         self._check_damage(tallies)
         return read, titles
 
-    def _columns(self, path: Path, names: Sequence[str]) -> Columns:
+    def _read_file(self, path: Path, names: Sequence[str], columns: Sequence[str] = ()) -> Columns:
         if not path.is_file():
             raise InputError(f"{path}: there is no such file; a path must name a table")
         if _is_parquet(path):
             return read_parquet(path, names)
-        delimiter = self.delimiter or ("\t" if path.suffix.lower() in _TAB_ENDINGS else ",")
+        is_tabs = _unpacked(path).suffix.lower() in _TAB_ENDINGS
         return read_delimited(
-            path, names, delimiter=delimiter, quote=self.quote, encoding=self.encoding
+            path,
+            names,
+            delimiter=self.delimiter or ("\t" if is_tabs else ","),
+            quote=self.quote,
+            encoding=self.encoding,
+            columns=columns,
         )
 
     def _check_lists(self, names: Names) -> None:
@@ -264,6 +279,15 @@ class Table:
             raise InputError(
                 f"{'; '.join(self.problems[:_SHOWN])}{more} ({self._damaged} damaged in all, "
                 f"max_bad is {self.max_bad}); correct them, or raise max_bad to leave them out"
+            )
+
+    def _check_times(self, times: IntArray) -> None:
+        """Sessions are cut by these times, so that misread ones would make senseless sessions."""
+        if self.time_unit == "auto" and are_before_logs(times):
+            raise InputError(
+                f"{self.path}: field {self.time}: all times lie before 1990, from "
+                f"{in_words(times)}; is it the right column? Days such as 20240115, and years, are "
+                "read with time_unit=iso; if it is right as it is, name its time_unit"
             )
 
     def _long_enough(self, records: Records) -> Records:
@@ -305,6 +329,10 @@ class Table:
             "positional": "by position",
         }
         return f"{how[self.split]}: 60% train, 20% valid, 20% test"
+
+
+def _unpacked(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() == ".gz" else path
 
 
 def _is_parquet(path: str | Path) -> bool:

@@ -96,6 +96,7 @@ def test_damaged_lines_and_folders_that_are_taken(alkd: CommandLine, log: Path) 
         (["table", "log.csv", "path=other.csv"], "path is given twice"),
         (["table", "none.csv", "session=s"], "none.csv: there is no such file"),
         (["synthetic", "size=tiny", "--max-bad", "3"], "--max-bad"),
+        (["synthetic", "size=tiny", "--out", f"{__file__}/mine"], "is a file, and no folder can"),
     ],
 )
 def test_bad_words(

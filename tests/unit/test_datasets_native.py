@@ -256,6 +256,9 @@ def test_write_never_takes_what_is_there(tmp_path: Path) -> None:
     assert (mine / "thesis.txt").read_text() == "years of work"
     with pytest.raises(InputError, match="is a file"):
         datasets.write(example(), mine / "thesis.txt", replace=True)
+    for below in ("below", "far/below"):
+        with pytest.raises(InputError, match=r"thesis.txt is a file, and no folder can be made in"):
+            datasets.write(example(), mine / "thesis.txt" / below)
     folder = tmp_path / "dataset"
     datasets.write(example(), folder)
     with pytest.raises(InputError, match="--force replaces it"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,74 @@ def test_a_quote_that_is_never_closed_counts_all_it_swallows(tmp_path: Path) -> 
     assert "(5 damaged in all" in message
 
 
+@pytest.mark.parametrize("title_is_last", [True, False])
+@pytest.mark.parametrize("title", ["title", ""])
+@pytest.mark.parametrize(
+    ("opened", "closed", "lines", "sessions"),
+    [
+        (21, '"Title', 10, 6),  # closed by the next such title, amid a field
+        (21, 'Title"', 10, 6),  # closed as it should be, but after lines that are rows
+        (21, "Title", 24, 4),
+        (44, "Title", 1, 8),
+    ],
+)
+def test_a_quote_that_merges_rows(
+    tmp_path: Path,
+    title_is_last: bool,
+    title: str,
+    opened: int,
+    closed: str,
+    lines: int,
+    sessions: int,
+) -> None:
+    """The merged row may have as many fields as the header, so that Arrow takes it."""
+    path = tmp_path / "log.csv"
+    rows = [line.strip().split(",") for line in [HEADER, *GOOD]]
+    rows[1 + opened][3] = '"Title'
+    rows[31][3] = closed
+    if not title_is_last:
+        rows = [[row[3], row[0], row[1], row[2]] for row in rows]
+    content = "\n".join(map(",".join, rows))
+    for text in (content, content + "\n"):
+        message = refused(path, text, title=title)
+        assert f"log.csv: line {opened + 2}" in message
+        assert lines == 1 or "never closed" in message
+        assert f"({lines} damaged in all, max_bad is 0)" in message
+    dataset = load(path, content, title=title, max_bad=lines)
+    assert len(dataset.sessions) == sessions
+    assert len(load(path, content, title=title, quote="").sessions) == 9
+
+
+def test_a_quote_that_swallows_more_than_python_takes_in_one_field(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    rows = [f"u{n % 9},i{n % 5},{1_700_000_000 + n},Title {n % 5}\n" for n in range(9_000)]
+    rows[2_000] = rows[2_000].replace("Title", '"Title')
+    assert "(7000 damaged in all" in refused(path, HEADER + "".join(rows))
+    rows[0] = "u0,i0,1700000000\n"
+    message = refused(path, HEADER + "".join(rows) + ",,,\n", max_bad=1)
+    assert "line 2: has 3 fields" in message
+    assert "line 2002: holds a quote" in message
+    assert "(7002 damaged in all" in message
+
+
+def test_lines_behind_a_merged_row_keep_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    rows = [*GOOD[:20], 'u1,i1,1700000000,"A', 'b" c\n', *GOOD[20:], "u1,,1700000000,T\n"]
+    rows[20] += "\n"
+    message = refused(path, HEADER + "".join(rows))
+    assert "line 22: holds a quote that is never closed, over 2 lines" in message
+    assert "line 49, field item: is empty (3 damaged in all" in message
+
+
+def test_text_over_several_lines_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    prose = '"Say ""no"", they said,\n\nand wrote, over\nfour, lines, of, it,\nthis: ""Title\n"'
+    content = HEADER + "".join(GOOD).replace("Title 3", prose)
+    dataset = load(path, content)
+    assert (dataset.damaged_lines, len(dataset.sessions)) == (0, 9)
+    assert dataset.catalogue.titles[3].startswith('Say "no", they said,\n\nand')
+
+
 def test_line_numbers_of_many(tmp_path: Path) -> None:
     """Every third line is broken, every fourth has no time; each is found where it stands."""
     path = tmp_path / "log.csv"
@@ -125,13 +194,41 @@ def test_line_numbers_of_many(tmp_path: Path) -> None:
         (HEADER.encode() + b"u,i,1,\xff\n", {"encoding": "ascii"}, "not text in the encoding"),
         (HEADER + "".join(GOOD), {"encoding": "klingon"}, "encoding 'klingon' is not known"),
         (HEADER + "".join(GOOD), {"target": "title"}, "target is only for tables with lists"),
-        (b"\xff\xfe" + HEADER.encode(), {}, "is not text in the encoding utf-8"),
+        (HEADER + "".join(GOOD), {"encoding": "undefined"}, "encoding 'undefined' is not known"),
+        ((HEADER + GOOD[0]).encode("utf-16"), {}, "not text in the encoding utf-8 (it begins as "
+         "UTF-16 does); set encoding=utf-16"),
+        (b"\xff" + HEADER.encode(), {}, "is not text in the encoding utf-8"),
+        (gzip.compress(HEADER.encode()), {}, "give its name the ending .gz"),
+        (b"PK\x03\x04", {}, "is a packed file; unpack it"),
+        (b"PAR1", {}, "is Parquet; give its name the ending .parquet"),
+        ('{"user": "u1", "item": "i1"}\n', {}, "holds JSON, not a table"),
+        ('"' + HEADER + GOOD[0], {}, "line 1 cannot be read as a header"),
     ],
 )  # fmt: skip
 def test_bad_files(
     tmp_path: Path, content: str | bytes, options: dict[str, Any], said: str
 ) -> None:
     assert said in refused(tmp_path / "log.csv", content, **options)
+
+
+def test_a_packed_file_that_is_cut(tmp_path: Path) -> None:
+    packed = gzip.compress((HEADER + "".join(GOOD)).encode())
+    for content in (packed[:-20], HEADER.encode()):
+        assert "log.csv.gz: cannot be read" in refused(tmp_path / "log.csv.gz", content)
+
+
+def test_a_line_that_is_neither_text_nor_as_wide_as_the_others(tmp_path: Path) -> None:
+    """Beside lines of which each has one of the two faults."""
+    path = tmp_path / "log.csv"
+    bad = [b"u1,i1,1700000000,\xe9,more\n", b"u1,i\xff,1700000000,T\n", b"u1,i1\n"]
+    content = b"\xef\xbb\xbf" + (HEADER + "".join(GOOD)).encode() + b"".join(bad)
+    message = refused(path, content, max_bad=2)
+    assert "line 47: has 5 fields, must have 4" in message
+    assert "line 48, field item: is not text in the file's encoding" in message
+    assert "line 49: has 2 fields" in message
+    dataset = load(path, content.replace(b"Title 2", "Tïtle".encode()), max_bad=3)
+    assert (dataset.damaged_lines, len(dataset.sessions)) == (3, 9)
+    assert dataset.catalogue.titles[2] == "Tïtle"
 
 
 def test_missing_titles(tmp_path: Path) -> None:
@@ -172,6 +269,39 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"log.parquet: cannot be read as Parquet"):
         registry.build("sources", "table", source).load()
+
+
+@pytest.mark.parametrize("name", ["user", "item"])
+def test_ids_that_are_not_a_number(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "log.parquet"
+    columns = {
+        "user": [user for user in range(9) for _ in range(5)],
+        "item": [*range(5)] * 9,
+        "time": [1_700_000_000] * 45,
+    }
+    columns[name] = pa.array(
+        [float("nan") if row < 10 else value for row, value in enumerate(columns[name])],
+        pa.float64(),
+        from_pandas=False,
+    )
+    pq.write_table(pa.table(columns), path)
+    options = {"path": str(path), "user": "user", "time": "time"}
+    with pytest.raises(InputError, match=rf"row 0, field {name}: is empty.*10 damaged in all"):
+        registry.build("sources", "table", options).load()
+    dataset = registry.build("sources", "table", {**options, "max_bad": 10}).load()
+    assert len(dataset.sessions) == 7
+    assert sorted(dataset.catalogue.source_ids) == list("01234")
+
+
+def test_lists_with_ids_that_are_not_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    nan = float("nan")
+    lists = pa.array([[1.0, 2.0], [1.0, nan], [2.0, 1.0], [1.0, 1.0]], pa.list_(pa.float64()))
+    pq.write_table(pa.table({"item": lists, "next": pa.array([1.0, 1.0, nan, 2.0])}), path)
+    options = {"path": str(path), "target": "next"}
+    said = "row 1, field item: holds an empty item id; .*row 2, field next: is empty .2 damaged"
+    with pytest.raises(InputError, match=said):
+        registry.build("sources", "table", options).load()
 
 
 def test_damaged_lists(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +39,7 @@ def as_lists(dataset: Dataset) -> list[list[str]]:
     """Source ids of each session, target last."""
     sessions, ids = dataset.sessions, dataset.catalogue.source_ids
     return [
-        [ids[item] for item in [*sessions.items_of(row), sessions.targets[row]]]
+        [str(ids[item]) for item in [*sessions.items_of(row), sessions.targets[row]]]
         for row in range(len(sessions))
     ]
 
@@ -231,6 +232,45 @@ def test_titles_in_the_table_or_beside_it(tmp_path: Path) -> None:
     dataset = load(path=path, session="session", titles_path=titles, titles_item="id")
     assert dataset.catalogue.titles.tolist() == ["Ä", "Bee"]
     assert load(path=path, session="session").catalogue.titles.tolist() == ["", ""]
+
+
+def test_lists_of_a_fixed_size(tmp_path: Path) -> None:
+    items = pa.array([["a", "b"], ["c", ""], ["c", "a"], ["b", "c"]], pa.list_(pa.string(), 2))
+    pq.write_table(pa.table({"item": items}), tmp_path / "s.parquet")
+    dataset = load(path=str(tmp_path / "s.parquet"), max_bad=1)
+    assert as_lists(dataset) == [["a", "b"], ["c", "a"], ["b", "c"]]
+    assert dataset.damaged_lines == 1
+
+
+@pytest.mark.parametrize("ending", ["csv.gz", "TSV.GZ"])
+def test_packed_text(tmp_path: Path, ending: str) -> None:
+    path, tab = tmp_path / f"log.{ending}", "\t" if ending == "TSV.GZ" else ","
+    lines = [("sid", "item"), *((s, i) for s in "123" for i in ("a", '"b\n')), ("4",)]
+    text = "\n".join(tab.join(f'"{f.replace(chr(34), chr(34) * 2)}"' for f in r) for r in lines)
+    path.write_bytes(gzip.compress(text.encode()))
+    dataset = load(path=str(path), session="sid", max_bad=1)
+    assert as_lists(dataset) == [["a", '"b\n']] * 3
+    assert (dataset.name, dataset.damaged_lines) == ("log", 1)
+
+
+def test_text_without_a_header(tmp_path: Path) -> None:
+    """The layout of MovieLens-100K's u.data, once with a damaged first and fourth line."""
+    rows = [f"{user}\t{item}\t5\t{START + item}" for user in range(4) for item in range(5)]
+    path = tmp_path / "u.data"
+    options = {"path": str(path), "user": "user", "time": "at", "delimiter": "tab"}
+    path.write_text("\n".join(rows))
+    with pytest.raises(InputError, match="a table without a header line needs columns="):
+        load(**options)
+    dataset = load(**options, columns="user, item, rating, at")
+    assert as_lists(dataset) == [["0", "1", "2", "3", "4"]] * 4
+    path.write_text("\n".join(["0\t1\t5", *rows[:2], "\t1\t5\t9", *rows[2:]]))
+    said = r"u.data: line 1: has 3 fields, must have 4; .*u.data: line 4, field user: is empty"
+    with pytest.raises(InputError, match=said):
+        load(**options, columns="user,item,rating,at")
+    with pytest.raises(InputError, match=r"column .item. is not there; the columns are: who;"):
+        load(**options, columns="who")
+    with pytest.raises(InputError, match="Parquet names its own"):
+        load(path="log.parquet", user="user", time="at", columns="user,item,at")
 
 
 def test_styles_of_text(tmp_path: Path) -> None:
