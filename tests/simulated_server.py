@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, RemoteDisconnected
@@ -26,6 +26,9 @@ SERIES = [f"The Ember Archive, Vol. {volume} - fantasy - Mira Kestrel" for volum
 OTHERS = [f"Book {name} - crime - Jon Vale" for name in ("Oak", "Elm", "Ash", "Fir", "Yew", "Bay")]
 CANDIDATES = [*OTHERS, SERIES[6], SERIES[3], SERIES[2]]
 WANTED = 6
+
+# What is sent instead of the endpoint's answer to the n-th question, n from 1; None = its answer.
+Instead = Callable[[int], Awaitable[web.Response | None]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class Reply:
 class Server:
     host: str
     port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}/v1"
 
     def call(self, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
         connection = HTTPConnection(self.host, self.port, timeout=PATIENCE_SECONDS)
@@ -79,11 +86,16 @@ def question(number: int = 0) -> list[dict[str, str]]:
 
 
 @contextmanager
-def serving(**settings: Any) -> Iterator[Server]:
+def serving(
+    *, reasoning_tokens: int = 0, instead: Instead | None = None, **settings: Any
+) -> Iterator[Server]:
     """The endpoint in a thread of this process; starting a process takes seconds."""
     behaviour = Behaviour(**settings)
     bill = Bill(None, behaviour.input_usd_per_million, behaviour.output_usd_per_million)
-    runner = web.AppRunner(SimulatedEndpoint(behaviour, bill).application(), access_log=None)
+    application = SimulatedEndpoint(behaviour, bill, reasoning_tokens).application()
+    if instead is not None:
+        application.middlewares.append(_between(instead))
+    runner = web.AppRunner(application, access_log=None)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -100,6 +112,21 @@ def serving(**settings: Any) -> Iterator[Server]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(PATIENCE_SECONDS)
         loop.close()
+
+
+def _between(instead: Instead) -> Any:
+    """A server in front of the endpoint, which sometimes speaks for it."""
+    questions = 0
+
+    @web.middleware
+    async def between(request: web.Request, handler: Any) -> web.StreamResponse:
+        nonlocal questions
+        if request.path != "/v1/chat/completions":
+            return await handler(request)
+        questions += 1
+        return await instead(questions) or await handler(request)
+
+    return between
 
 
 @contextmanager

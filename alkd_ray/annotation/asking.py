@@ -38,6 +38,7 @@ from alkd_ray.annotation.questions import (
     schema_size,
     template_size,
 )
+from alkd_ray.annotation.refusals import Refusals
 from alkd_ray.annotation.response_format import ResponseFormat
 from alkd_ray.annotation.turns import Turn
 from alkd_ray.llm_teachers import Endpoint
@@ -106,7 +107,9 @@ class Asker:
         self.rates = rates
         self.desk = desk
         self.settings = settings
-        self.pace = Pace(settings.in_flight)
+        self._over = asyncio.Event()  # ends the waits of all lanes
+        self.pace = Pace(settings.in_flight, self._over)
+        self.refusals = Refusals()
         self.format = ResponseFormat(endpoint)
         self._schema: dict[str, Any] | None = None
         self._schema_size = 0
@@ -114,7 +117,6 @@ class Asker:
         self._pulled: deque[Row] = deque()
         self._pulling = asyncio.Lock()
         self._no_more = False
-        self._over = asyncio.Event()  # ends the waits of all lanes
 
     async def run(self) -> None:
         """Works until there are no more rows or the pass is over.
@@ -262,15 +264,18 @@ class Asker:
                 answer = await self._sent(client, held, request)
             except NotBilledError as error:
                 await self.desk.do(Release(held))
-                if error.is_hopeless:
-                    await self.desk.do(Stop("stopped", f"{self.endpoint.base_url}: {error}"))
+                if self.format.gives_way(asked_with, error):
+                    return None
+                if over := self.refusals.why_over(error):
+                    await self.desk.do(Stop("stopped", f"{self.endpoint.base_url}: {over}"))
                     raise _PassOverError from None
-                return None if self.format.gives_way(asked_with, error) else error
+                return error
             except OutcomeUnknownError as error:
                 await self.desk.do(LeaveUnresolved(held, str(error)))
                 return error
             await self.desk.do(self._record(request, held, answer, turn))
             await self.pace.answered()
+            self.refusals.answered()
             return answer
 
     async def _turn(self, request: _Request) -> Turn | None:
@@ -334,11 +339,14 @@ class Asker:
         raise _PassOverError
 
     async def _sent(self, client: ChatClient, hold_id: str, request: _Request) -> Answer:
+        number = self.refusals.sent()
         try:
             return await client.ask(self.format.completed(request.body, request.question.schema))
         except asyncio.CancelledError:
             await asyncio.shield(self.desk.do(LeaveUnresolved(hold_id, "the worker was ended")))
             raise
+        finally:
+            self.refusals.ended(number)
 
     def _record(self, request: _Request, hold_id: str, answer: Answer, turn: Turn | None) -> Record:
         return Record(

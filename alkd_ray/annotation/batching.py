@@ -23,13 +23,13 @@ from alkd_ray.annotation.batch_rows import BatchRows, Draft, Wanted, problem_of
 from alkd_ray.annotation.batches import BatchEntry
 from alkd_ray.annotation.desk import Desk
 from alkd_ray.annotation.entries import HoldEntry
-from alkd_ray.annotation.operations import Record, Release, Stop
+from alkd_ray.annotation.operations import LeaveUnresolved, Record, Release, Stop
 from alkd_ray.annotation.pricing import Rates
 from alkd_ray.errors import AlkdError
 from alkd_ray.llm_teachers import Endpoint
 from alkd_ray.llm_teachers._batch_client import BatchClient, MayComeLaterError
 from alkd_ray.llm_teachers._batch_results import BatchLine, BatchStatus, says_full
-from alkd_ray.llm_teachers._client import NotBilledError, OutcomeUnknownError
+from alkd_ray.llm_teachers._client import MOST_SAID, NotBilledError, OutcomeUnknownError
 from alkd_ray.llm_teachers._completions import read_answer
 
 # OpenAI takes 200 MB; half of it leaves room for other endpoints, and for memory.
@@ -339,11 +339,7 @@ class BatchAsker:
 
     def _record(self, label: str, group: Sequence[tuple[BatchLine, HoldEntry]]) -> None:
         """Stores and settles a group of lines durably, then reads them."""
-        operations = [
-            self._answered(line, hold) if line.raw and not line.error else Release(hold.hold_id)
-            for line, hold in group
-        ]
-        self.desk.apply(operations)
+        self.desk.apply([self._settled(line, hold) for line, hold in group])
         asked_with = self.kept.under_way[label].structured
         with self.desk.database.transaction():  # one commit for all that is read
             for line, hold in group:
@@ -351,13 +347,20 @@ class BatchAsker:
                 if wanted is None:
                     continue  # a row of another pass; what was bought for it is in the store
                 question = self.questions[wanted.index]
-                if line.raw and not line.error:
+                if not line.raw or line.error:
+                    self.rows.failed(wanted, question, problem_of(line), asked_with)
+                elif read_answer(line.raw).is_completion:
                     self.rows.read(wanted, question)
                 else:
-                    self.rows.failed(wanted, question, problem_of(line), asked_with)
+                    self.rows.failed(wanted, question, NotBilledError(_no_completion(line)))
 
-    def _answered(self, line: BatchLine, hold: HoldEntry) -> Record:
+    def _settled(self, line: BatchLine, hold: HoldEntry) -> Record | Release | LeaveUnresolved:
+        """What becomes of a line's hold."""
+        if not line.raw or line.error:
+            return Release(hold.hold_id)
         answer = read_answer(line.raw)
+        if not answer.is_completion:  # whatever came in its place may have been billed
+            return LeaveUnresolved(hold.hold_id, _no_completion(line))
         body = self.desk.store.requests([hold.key])[hold.key].body
         asked = json.loads(body)
         # The field of the day it was asked with, whatever the config says now.
@@ -373,3 +376,7 @@ class BatchAsker:
             billed(self.rates, answer.usage, hold.worst),
             len(body.encode()) if hold.attempt == 1 else 0,
         )
+
+
+def _no_completion(line: BatchLine) -> str:
+    return f"its line holds no completion: {' '.join(line.raw.split())[:MOST_SAID]}"

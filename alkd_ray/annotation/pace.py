@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from contextlib import AbstractAsyncContextManager
 
@@ -16,8 +17,15 @@ class Pace:
     Whoever waits for a place gets it in the order of asking. Belongs to one event loop.
     """
 
-    def __init__(self, most_in_flight: int) -> None:
+    def __init__(self, most_in_flight: int, over: asyncio.Event | None = None) -> None:
+        """Starts at the most.
+
+        Args:
+            most_in_flight: never more.
+            over: ends pauses, so that nobody waits for an endpoint that will not be asked again.
+        """
         self.most = most_in_flight
+        self._over = over or asyncio.Event()
         self.limit = float(most_in_flight)
         self.in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -62,9 +70,10 @@ class Pace:
         loop = asyncio.get_running_loop()
         while True:
             pause = self._resume_at - loop.time()
-            if pause <= 0:
+            if pause <= 0 or self._over.is_set():
                 return
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), pause)
 
     def _give_back(self) -> None:
         self.in_flight -= 1

@@ -9,7 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alkd_ray.llm_teachers import _title_reader
@@ -105,13 +105,15 @@ class Answer:
 
     Attributes:
         text: the content of the message.
-        tokens: completion tokens.
+        tokens: completion tokens, those of the reasoning included.
         is_cut: whether the output limit cut it.
+        reasoning_tokens: written before the text, and not shown.
     """
 
     text: str
     tokens: int
     is_cut: bool
+    reasoning_tokens: int = 0
 
 
 def tokens_of(text: str) -> int:
@@ -126,8 +128,18 @@ class Completions:
     answer both ways.
     """
 
-    def __init__(self, behaviour: Behaviour, bill: Bill) -> None:
+    def __init__(self, behaviour: Behaviour, bill: Bill, reasoning_tokens: int = 0) -> None:
+        """Answers as ``behaviour`` says.
+
+        Args:
+            behaviour: how.
+            bill: what the answers are charged to.
+            reasoning_tokens: written before each answer, beyond the output limit. As some endpoints
+                do, they are billed and in the usage's ``total_tokens``, not in its
+                ``completion_tokens``.
+        """
         self.behaviour = behaviour
+        self.reasoning_tokens = reasoning_tokens
         self.bill = bill
         self._seen: Counter[str] = Counter()
 
@@ -151,7 +163,9 @@ class Completions:
 
     def generate(self, request: ChatRequest, draw: Draw) -> Answer:
         """The answer; not billed yet."""
-        return answer(request.prompt, request.max_tokens, self.behaviour, draw)
+        generated = answer(request.prompt, request.max_tokens, self.behaviour, draw)
+        reasoning = self.reasoning_tokens
+        return replace(generated, tokens=generated.tokens + reasoning, reasoning_tokens=reasoning)
 
     def charge(
         self, request: ChatRequest, generated: Answer, *, in_batch: bool = False
@@ -180,9 +194,10 @@ class Completions:
             ],
             "usage": {
                 "prompt_tokens": entry.prompt_tokens,
-                "completion_tokens": entry.completion_tokens,
+                "completion_tokens": entry.completion_tokens - generated.reasoning_tokens,
                 "total_tokens": entry.prompt_tokens + entry.completion_tokens,
                 "prompt_tokens_details": {"cached_tokens": 0},
+                "completion_tokens_details": {"reasoning_tokens": generated.reasoning_tokens},
             },
         }
 

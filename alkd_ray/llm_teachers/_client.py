@@ -16,7 +16,9 @@ import asyncio
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -32,13 +34,20 @@ from alkd_ray.errors import InputError
 from alkd_ray.llm_teachers import Endpoint, is_openai
 from alkd_ray.llm_teachers._completions import Answer, read_answer
 
-# Responses that mean "the whole run is misconfigured", not "this request is bad".
-HOPELESS_STATUS = frozenset({401, 403, 404})
-# A proxy gave up waiting: what stands behind it may have generated, and billed, an answer.
-GATEWAY_STATUS = frozenset({408, 502, 504, 522, 524})
+# Responses that mean "no request of this run can succeed", not "this request is bad".
+HOPELESS_STATUS = frozenset({401, 402, 403, 404})
+# A proxy gave up waiting, or got half an answer: what stands behind it may have generated, and
+# billed, one.
+GATEWAY_STATUS = frozenset({408, 502, 504, 520, 522, 524})
 # A shorter key ("none", "ollama") is no secret, and its letters may stand in any answer.
 SHORTEST_SECRET = 12
 QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "quota_exceeded"})
+# Anthropic says so with 400, as of a bad request.
+NO_MONEY = re.compile(r"(credit|account) balance|insufficient (balance|credit|funds)")
+# OpenRouter's 403 of one input, which says nothing of the others.
+MODERATED = re.compile(r"moderat|flagged|content.(policy|filter)")
+LOGIN = re.compile(r"://[^\s/]*@")  # in a URL
+MOST_SAID = 300  # characters of what an endpoint says
 # Raised before the first byte of a request is written, and at no later time.
 NEVER_SENT = (
     aiohttp.ClientConnectorError,  # no address, no connection, no valid certificate
@@ -110,6 +119,8 @@ class ChatClient:
         self._key = api_key(endpoint)
         self._headers = headers_of(endpoint, self._key)
         self._proxy = proxy_for(self._url)
+        if self._proxy and self._url.scheme == "http":  # the request is what the proxy reads
+            self._headers |= self._proxy.headers
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> ChatClient:
@@ -122,7 +133,7 @@ class ChatClient:
             # Connecting must time out first, or nobody could tell whether the request was sent.
             timeout=aiohttp.ClientTimeout(total=whole, connect=min(CONNECT_SECONDS, whole / 2)),
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=self._proxy,
+            proxy=self._proxy and self._proxy.url,
             # By itself aiohttp would look for proxies anew, in a thread, at every request, and
             # refuse a key where .netrc names the host as well.
             trust_env=False,
@@ -144,7 +155,12 @@ class ChatClient:
             raise RuntimeError("ChatClient is an async context manager")
         data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         try:
-            async with self._session.post(self._url, data=data, allow_redirects=False) as response:
+            async with self._session.post(
+                self._url,
+                data=data,
+                allow_redirects=False,
+                proxy_headers=self._proxy and self._proxy.headers,
+            ) as response:
                 status, headers = response.status, response.headers
                 text = (await response.read()).decode("utf-8", "replace")
                 text = without_key(text, self._key)
@@ -160,13 +176,16 @@ class ChatClient:
             raise OutcomeUnknownError(
                 f"the connection ended without a whole answer: {root_cause(error, self._key)}"
             ) from None
-        if 200 <= status < 300:
-            return read_answer(text)
-        if status in GATEWAY_STATUS:
-            raise OutcomeUnknownError(
-                f"HTTP {status} from a gateway; the endpoint may have answered"
-            )
-        raise refusal(status, text, headers, self._key)
+        if not 200 <= status < 300:
+            raise _no_answer(status, text, headers, self._key)
+        answer = read_answer(text)
+        if answer.is_completion:
+            return answer
+        error = _object_in(text).get("error")
+        if error and answer.usage is None:
+            raise _no_answer(_status_of(error), text, headers, self._key)
+        said = " ".join(text.split())[:MOST_SAID]
+        raise OutcomeUnknownError(f"HTTP {status} without a completion: {said}")
 
 
 def headers_of(endpoint: Endpoint, key: str) -> dict[str, str]:
@@ -219,7 +238,15 @@ def without_key(text: str, key: str) -> str:
     return text
 
 
-def proxy_for(url: URL) -> URL | None:
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy: its address, without a login, and the headers that log in."""
+
+    url: URL
+    headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+
+
+def proxy_for(url: URL) -> Proxy | None:
     """The proxy that the environment names for an address; none for this machine's own.
 
     Raises:
@@ -234,14 +261,18 @@ def proxy_for(url: URL) -> URL | None:
         return None
     try:
         proxy = URL(named if "://" in named else f"http://{named}")
+        if proxy.scheme in ("http", "https") and proxy.host:
+            if proxy.user is None and proxy.password is None:
+                return Proxy(proxy)
+            # aiohttp shows the address that it was given in its errors.
+            login = aiohttp.encode_basic_auth(proxy.user or "", proxy.password or "")
+            return Proxy(proxy.with_user(None), {"Proxy-Authorization": login})
     except ValueError:
-        proxy = URL()
-    if proxy.scheme in ("http", "https") and proxy.host:
-        return proxy
+        pass
     # The value itself may hold a password.
     raise InputError(
-        f"the environment's {url.scheme} proxy is no http or https address; give another in "
-        f"{url.scheme}_proxy, or do without with no_proxy={host}"
+        f"the environment's {url.scheme} proxy is no http or https address that can be used; give "
+        f"another in {url.scheme}_proxy, or do without with no_proxy={host}"
     )
 
 
@@ -250,6 +281,15 @@ def _is_this_machine(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def _no_answer(
+    status: int, text: str, headers: Mapping[str, str], key: str
+) -> NotBilledError | OutcomeUnknownError:
+    """What became of a request that was answered with an error; see :func:`refusal`."""
+    if status in GATEWAY_STATUS:
+        return OutcomeUnknownError(f"HTTP {status} from a gateway; the endpoint may have answered")
+    return refusal(status, text, headers, key)
 
 
 def refusal(status: int, text: str, headers: Mapping[str, str], key: str) -> NotBilledError:
@@ -263,31 +303,54 @@ def refusal(status: int, text: str, headers: Mapping[str, str], key: str) -> Not
     """
     told = _error_in(text)
     code = str(told.get("code") or told.get("type") or "")
-    said = str(told.get("message") or text)
+    message = str(told.get("message") or "")
+    said = message or text
     is_redirect = 300 <= status < 400
     if is_redirect:
         said = f"the endpoint has moved to {headers.get('Location', 'an address it does not say')}"
     # The key goes before the text is cut, or its beginning would be left.
-    said = " ".join(without_key(said, key).split())[:300]
-    is_quota = code in QUOTA_CODES
+    said = " ".join(without_key(said, key).split())[:MOST_SAID]
     retryable = status in (409, 425, 429) or status >= 500
+    # Not in the whole body, which may repeat the prompt.
+    reason = f"{code} {message}".lower()
+    is_moderated = status == 403 and MODERATED.search(reason) is not None
+    is_hopeless = (
+        code in QUOTA_CODES
+        or is_redirect
+        or (status in HOPELESS_STATUS and not is_moderated)
+        or (not retryable and NO_MONEY.search(reason) is not None)
+    )
     return NotBilledError(
         f"HTTP {status} {said}".strip(),
         status=status,
         retry_after_seconds=_retry_after(headers.get("Retry-After")),
-        is_permanent=not retryable or is_quota,
-        is_hopeless=status in HOPELESS_STATUS or is_quota or is_redirect,
+        is_permanent=not retryable or is_hopeless,
+        is_hopeless=is_hopeless,
     )
 
 
 def _error_in(text: str) -> Mapping[str, Any]:
     """The error object of a response's body; empty where there is none."""
+    body = _object_in(text)
+    error = body.get("error", body)
+    if isinstance(error, str):  # Ollama's form
+        return {"message": error}
+    return error if isinstance(error, dict) else {}
+
+
+def _object_in(text: str) -> Mapping[str, Any]:
+    """The JSON object that a response's body is; empty where it is none."""
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    error = body.get("error", body) if isinstance(body, dict) else {}
-    return error if isinstance(error, dict) else {}
+    return body if isinstance(body, dict) else {}
+
+
+def _status_of(error: Any) -> int:
+    """The HTTP status that an error names as its code; 500 where it names none."""
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    return int(code) if re.fullmatch(r"[45]\d\d", code) else 500
 
 
 def _retry_after(header: str | None) -> float | None:
@@ -315,8 +378,9 @@ def causes(error: BaseException) -> list[BaseException]:
 
 
 def root_cause(error: BaseException, key: str) -> str:
-    """The first of the errors that led to this one, in words; ``key`` is not shown."""
+    """The first of the errors that led to this one, in words; no ``key``, no URL's login."""
     # A timeout is a cancellation within, which tells nobody anything.
     told = [each for each in causes(error) if not isinstance(each, asyncio.CancelledError)]
     last = told[-1] if told else error
-    return without_key(f"{type(last).__name__} {last}".strip(), key)
+    said = LOGIN.sub("://", f"{type(last).__name__} {last}".strip())
+    return without_key(said, key)

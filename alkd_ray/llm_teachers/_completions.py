@@ -20,12 +20,15 @@ class Answer:
         text: the message's content, "" when there is none.
         finish_reason: as the endpoint says, "" when it does not.
         usage: tokens billed; None when the endpoint reports none.
+        is_completion: False for what only came in an answer's place, such as an error, or a page
+            of a server in between.
     """
 
     raw: str
     text: str
     finish_reason: str
     usage: Usage | None
+    is_completion: bool = True
 
 
 def read_answer(raw: str) -> Answer:
@@ -33,9 +36,9 @@ def read_answer(raw: str) -> Answer:
     try:
         parsed = json.loads(raw)
     except (ValueError, RecursionError):  # the latter: nested beyond reason
-        return Answer(raw, "", "not JSON", None)
+        return Answer(raw, "", "not JSON", None, False)
     if not isinstance(parsed, dict):
-        return Answer(raw, "", "not an object", None)
+        return Answer(raw, "", "not an object", None, False)
     choices = parsed.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else {}
     first = first if isinstance(first, dict) else {}
@@ -48,6 +51,8 @@ def read_answer(raw: str) -> Answer:
         content if isinstance(content, str) else "",
         str(first.get("finish_reason") or ""),
         _usage(parsed.get("usage")),
+        # Some send "error": null along with every answer.
+        isinstance(choices, list) and not parsed.get("error"),
     )
 
 
@@ -57,6 +62,9 @@ def _usage(given: Any) -> Usage | None:
     prompt, completion = given.get("prompt_tokens"), given.get("completion_tokens")
     if not isinstance(prompt, int) or not isinstance(completion, int):
         return None
+    total = given.get("total_tokens")
+    if isinstance(total, int):  # some count what a model thinks there alone, and bill it as output
+        completion = max(completion, total - prompt)
     if not (0 <= prompt <= _MOST_TOKENS and 0 <= completion <= _MOST_TOKENS):
         return None  # no endpoint can have billed that
     details = given.get("prompt_tokens_details")

@@ -53,8 +53,13 @@ class SimulatedEndpoint:
     then.
     """
 
-    def __init__(self, behaviour: Behaviour, bill: Bill) -> None:
+    def __init__(self, behaviour: Behaviour, bill: Bill, reasoning_tokens: int = 0) -> None:
         """Reads the key to demand from the environment, where there is one.
+
+        Args:
+            behaviour: how it answers.
+            bill: what it charges to.
+            reasoning_tokens: see :class:`~alkd_ray.llm_teachers._answers.Completions`.
 
         Raises:
             InputError: ``api_key_env`` names a variable that is not set.
@@ -67,7 +72,7 @@ class SimulatedEndpoint:
                 f"api_key_env names {behaviour.api_key_env}, which is not set in the environment; "
                 "set it or leave the option out"
             )
-        self._completions = Completions(behaviour, bill)
+        self._completions = Completions(behaviour, bill, reasoning_tokens)
         self._started = time.monotonic()
         self._admitted: deque[_Admitted] = deque()  # the last minute's
         self._admitted_tokens = 0  # the sum of theirs

@@ -79,9 +79,12 @@ class OpenAIChat:
         @classmethod
         def _free_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
             ours = {"model", "messages", "response_format", "stream", "n"} & set(value)
-            ours |= {"max_tokens", "max_completion_tokens"} & set(value)
+            ours |= {"max_tokens", "max_completion_tokens", "temperature"} & set(value)
             if ours:
-                raise ValueError(f"must not set {', '.join(sorted(ours))}; the platform does")
+                raise ValueError(
+                    f"must not set {', '.join(sorted(ours))}; the platform does (temperature is an "
+                    "option of its own)"
+                )
             return value
 
     def __init__(

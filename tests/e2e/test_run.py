@@ -55,6 +55,12 @@ def test_a_changed_field_reruns_only_what_depends_on_it(alkd: CommandLine, recor
     for name in ("distilled", "ranks of distilled", "report"):
         assert changed["outputs"][name] != record["outputs"][name], name
     assert changed["cost"] == record["cost"]
+    first, second = (
+        (Path(one["outputs"]["report"]) / "report.md").read_text() for one in (record, changed)
+    )
+    assert "60 rankings asked for now, 0 in the store" in first
+    assert "0 rankings asked for now, 60 in the store" in second
+    assert "an earlier run bought them" in second
 
 
 def test_ray_and_in_process_engines_agree(alkd: CommandLine, record: dict, tmp_path: Path) -> None:

@@ -321,3 +321,34 @@ def test_what_a_gateway_never_says_is_unresolved(tmp_path: Path) -> None:
     assert all("504" in annotation.failure for annotation in outcome.annotations)
     assert outcome.ledger.unresolved.requests == 40
     assert outcome.ledger.held.requests == 0
+
+
+class Mangling(Trouble):
+    """Loses the completions of a file of results: lines of status 200 with something else."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.lines = lines
+
+    async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await super().answer(request, handler)
+        if not request.path.endswith("/content") or not self.lines:
+            return response
+        assert isinstance(response, web.Response)
+        assert isinstance(response.body, bytes)
+        lines = [json.loads(line) for line in response.body.splitlines()]
+        for line in lines[: self.lines]:
+            line["response"]["body"] = {"note": "ask somebody else"}
+        self.lines = 0
+        return web.Response(text="".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_line_without_a_completion_is_no_answer(tmp_path: Path) -> None:
+    with serving(Mangling(5)) as place:
+        outcome = bought(tmp_path, place)
+        check(tmp_path, place, outcome, unresolved=5)
+        assert place.bill.totals()["requests"] == 40 + 5
+    assert outcome.status == "complete"
+    with Database(tmp_path / "books.sqlite", read_only=True) as database:
+        left = Ledger(database).entries("test", "unresolved")
+    assert ["ask somebody else" in hold.why for hold in left] == [True] * 5

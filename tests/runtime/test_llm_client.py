@@ -60,7 +60,8 @@ def ask(told: dict, timeout_seconds: float = 5.0) -> Answer:
 
 
 def error_body(code: str) -> str:
-    return json.dumps({"error": {"message": "no", "type": code, "code": code}})
+    said = "no" if code.isidentifier() else code
+    return json.dumps({"error": {"message": said, "type": code, "code": code}})
 
 
 def test_an_answer_is_kept_as_received_and_read() -> None:
@@ -70,7 +71,7 @@ def test_an_answer_is_kept_as_received_and_read() -> None:
     assert answer.usage == Usage(9, 3, 4)
 
 
-@pytest.mark.parametrize("status", [408, 502, 504, 522, 524])
+@pytest.mark.parametrize("status", [408, 502, 504, 520, 522, 524])
 def test_a_gateway_that_gave_up_may_have_been_billed(status: int) -> None:
     with pytest.raises(OutcomeUnknownError, match=str(status)):
         ask({"status": status})
@@ -86,12 +87,17 @@ def test_no_answer_after_sending_may_have_been_billed(told: dict) -> None:
     ("status", "code", "is_permanent", "is_hopeless"),
     [
         (400, "bad", True, False),
+        (400, "Your credit balance is too low to access the API.", True, True),
         (401, "invalid_api_key", True, True),
+        (402, "invalid_request_error", True, True),
+        (403, "forbidden", True, True),
+        (403, "Your input was flagged for harassment.", True, False),
         (404, "model_not_found", True, True),
         (429, "rate_limit_exceeded", False, False),
         (429, "insufficient_quota", True, True),
         (500, "server_error", False, False),
         (503, "overloaded", False, False),
+        (503, "No account balance is known yet.", False, False),
     ],
 )
 def test_refusals_are_not_billed(
@@ -105,6 +111,60 @@ def test_refusals_are_not_billed(
         is_permanent,
         is_hopeless,
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "is_hopeless"),
+    [
+        ({"message": "Provider is overloaded", "code": 503}, 503, False),
+        ({"message": "Slow down", "code": "429"}, 429, False),
+        ({"message": "No such model", "code": 404}, 404, True),
+        ({"message": "Used up", "code": "insufficient_quota"}, 500, True),
+        ("something went wrong", 500, False),
+    ],
+)
+def test_an_error_that_is_called_a_success_is_an_error(
+    error: object, status: int, is_hopeless: bool
+) -> None:
+    said = error["message"] if isinstance(error, dict) else error
+    with pytest.raises(NotBilledError, match=str(said)) as raised:
+        ask({"text": json.dumps({"error": error})})
+    assert (raised.value.status, raised.value.is_hopeless) == (status, is_hopeless)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<html>\n  Back  soon </html>", "HTTP 200 without a completion: <html> Back soon </html>"),
+        ("", "HTTP 200 without a completion"),
+        ('{"object": "list"}', "without a completion: .*list"),
+        ('{"choices": null, "usage": {"prompt_tokens": 9}}', "without a completion"),
+        (json.dumps(GOOD | {"error": {"message": "broke off"}}), "without a completion"),
+        ('{"error": {"message": "Bad provider", "code": 502}}', "HTTP 502 from a gateway"),
+    ],
+)
+def test_a_success_without_a_completion_may_have_been_billed(text: str, said: str) -> None:
+    with pytest.raises(OutcomeUnknownError, match=said):
+        ask({"text": text})
+
+
+def test_no_error_beside_an_answer_is_no_error() -> None:
+    assert ask({"text": json.dumps(GOOD | {"error": None})}).text == "[1, 2]"
+
+
+@pytest.mark.parametrize(
+    ("total", "usage"),
+    [
+        (12, Usage(9, 3)),
+        (3_012, Usage(9, 3_003)),  # of which 3,000 were thought and are in no other count
+        (5, Usage(9, 3)),
+        ("3012", Usage(9, 3)),
+        (10**12, None),
+    ],
+)
+def test_what_only_the_total_counts_was_written(total: object, usage: Usage | None) -> None:
+    counts = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": total}
+    assert read_answer(json.dumps({"choices": [], "usage": counts})).usage == usage
 
 
 def test_retry_after_is_a_number_or_a_date() -> None:

@@ -19,6 +19,7 @@ from yarl import URL
 from alkd_ray import __version__
 from alkd_ray.errors import InputError
 from alkd_ray.llm_teachers import Endpoint
+from alkd_ray.llm_teachers._batch_client import BatchClient
 from alkd_ray.llm_teachers._client import (
     ChatClient,
     NotBilledError,
@@ -26,6 +27,7 @@ from alkd_ray.llm_teachers._client import (
     api_key,
     headers_of,
     proxy_for,
+    root_cause,
 )
 
 ANSWER = json.dumps({"choices": [{"message": {"content": "héllo"}, "finish_reason": "stop"}]})
@@ -239,21 +241,34 @@ def test_a_proxy_of_the_environment_is_used_but_not_for_this_machine(
     async def main() -> str:
         async with talking(talk) as port:
             monkeypatch.setenv("http_proxy", f"me:secret@127.0.0.1:{port}")
-            monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+            monkeypatch.setenv("https_proxy", f"http://me:secret@127.0.0.1:{port}")
             monkeypatch.delenv("no_proxy", raising=False)
-            with pytest.raises(NotBilledError, match="no connection to https://there"):
+            with pytest.raises(NotBilledError, match="no connection to https://there") as refused:
                 await ask("https://there.invalid/v1")
+            assert "secret" not in str(refused.value)
+            async with BatchClient(endpoint_at("https://there.invalid/v1")) as client:
+                with pytest.raises(
+                    NotBilledError, match="no connection to https://there"
+                ) as refused:
+                    await client.upload(b"{}\n", "batch.jsonl")
+            assert "secret" not in str(refused.value)
             return await ask("http://there.invalid/v1")
 
     assert asyncio.run(main()) == "héllo"
-    tunnel, plain = seen
+    tunnel, _, plain = seen
     assert tunnel.startswith("CONNECT there.invalid:443 ")
     assert plain.startswith("POST http://there.invalid/v1/chat/completions ")
-    assert "Proxy-Authorization: Basic bWU6c2VjcmV0" in plain
+    for head in (tunnel, plain):
+        assert "Proxy-Authorization: Basic bWU6c2VjcmV0" in head
     for here in ("http://localhost/v1", "http://127.0.0.1:1/v1", "http://[::1]:1/v1"):
         assert proxy_for(URL(here)) is None
     monkeypatch.setenv("no_proxy", "there.invalid")
     assert proxy_for(URL("http://there.invalid/v1")) is None
+
+
+def test_an_error_is_told_without_the_login_of_an_address() -> None:
+    error = OSError("407 from http://me:se%40cret@proxy:80/ for https://there/v1?to=a@b")
+    assert root_cause(error, "") == "OSError 407 from http://proxy:80/ for https://there/v1?to=a@b"
 
 
 def test_a_proxy_that_cannot_be_used_is_an_error_without_its_password(
@@ -261,10 +276,12 @@ def test_a_proxy_that_cannot_be_used_is_an_error_without_its_password(
 ) -> None:
     monkeypatch.delenv("http_proxy", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.setenv("all_proxy", "socks5://me:secret@127.0.0.1:9")
-    with pytest.raises(InputError, match="no http or https address") as raised:
-        ChatClient(endpoint_at("http://there.invalid/v1"))
-    assert "secret" not in str(raised.value)
+    # No header can hold a name with a colon.
+    for proxy in ("socks5://me:secret@127.0.0.1:9", "http://m%3Ae:secret@127.0.0.1:9"):
+        monkeypatch.setenv("all_proxy", proxy)
+        with pytest.raises(InputError, match="no http or https address") as raised:
+            ChatClient(endpoint_at("http://there.invalid/v1"))
+        assert "secret" not in str(raised.value)
 
 
 def test_names_of_an_account_go_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:

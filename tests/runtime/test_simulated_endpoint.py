@@ -227,6 +227,15 @@ def test_an_answer_beyond_the_limit_is_billed_in_full() -> None:
         assert server.bill()["completion_tokens"] == reply.usage["completion_tokens"]
 
 
+def test_reasoning_is_billed_and_only_the_total_counts_it() -> None:
+    with serving(reasoning_tokens=500) as server:
+        reply = server.rank()
+        usage = reply.usage
+        assert usage["completion_tokens"] == math.ceil(len(reply.text.encode()) / 4)
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] + 500
+        assert server.bill()["completion_tokens"] == usage["completion_tokens"] + 500
+
+
 def test_waits() -> None:
     with serving(latency_seconds=0.2, slow_share=0.3, slow_seconds=0.5) as server:
         seconds = []

@@ -16,8 +16,10 @@ from alkd_ray.annotation.grouping import Grouped
 from alkd_ray.annotation.pace import Pace
 from alkd_ray.annotation.planning import Size
 from alkd_ray.annotation.questions import RankQuestions, size_in_bytes
+from alkd_ray.annotation.refusals import REFUSED_ALIKE, Refusals
 from alkd_ray.errors import BudgetError
 from alkd_ray.llm_teachers import Endpoint
+from alkd_ray.llm_teachers._client import NotBilledError
 from alkd_ray.types import Caps
 from tests.annotation_rows import RATES, catalogue, requests
 
@@ -83,6 +85,51 @@ def test_the_pace_bounds_what_is_in_flight_and_shrinks_after_a_429() -> None:
     assert before == 8
     assert after == 5  # 0.7 of it
     assert seconds >= 0.05
+
+
+def test_the_end_of_the_pass_ends_the_pace_s_pauses() -> None:
+    async def main() -> float:
+        over, loop = asyncio.Event(), asyncio.get_running_loop()
+        pace = Pace(2, over)
+        started = loop.time()
+        pace.slowed(60.0)
+        loop.call_later(0.02, over.set)
+        for _ in range(2):
+            async with pace.slot():
+                pass
+        return loop.time() - started
+
+    assert asyncio.run(main()) < 10
+
+
+def refusal(said: str) -> NotBilledError:
+    return NotBilledError(said, status=400, is_permanent=True)
+
+
+def test_refusals_alike_end_the_pass_unless_an_answer_comes_in_between() -> None:
+    refusals = Refusals()
+    for number in range(REFUSED_ALIKE - 1):
+        assert not refusals.why_over(refusal("no")), number
+    refusals.answered()
+    for _ in range(REFUSED_ALIKE - 1):
+        assert not refusals.why_over(refusal("no"))
+    assert not refusals.why_over(refusal("another reason"))
+    for _ in range(REFUSED_ALIKE - 1):
+        assert not refusals.why_over(refusal("no"))
+    why = refusals.why_over(refusal("no"))
+    told = f"{REFUSED_ALIKE} requests in a row were refused alike and none was answered: no"
+    assert why.startswith(told)
+
+
+def test_refusals_alike_wait_for_what_was_under_way_at_the_first_of_them() -> None:
+    refusals = Refusals()
+    slow = refusals.sent()
+    for _ in range(3 * REFUSED_ALIKE):
+        refusals.ended(refusals.sent())
+        assert not refusals.why_over(refusal("no"))
+    refusals.sent()  # later than the first refusal: it need not be waited for
+    refusals.ended(slow)
+    assert refusals.why_over(refusal("no"))
 
 
 def test_the_pace_grows_back_with_answers() -> None:
