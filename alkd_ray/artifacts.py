@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alkd_ray import __version__
+from alkd_ray import __version__, temporary
 from alkd_ray.config import canonical_hash
 from alkd_ray.errors import InputError
-from alkd_ray.storage import Storage
+from alkd_ray.storage import RECORD, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +128,11 @@ def is_there(root: Path, stage: str, key: str, storage: Storage | None = None) -
 
 def _there(root: Path, stage: str, key: str, storage: Storage | None) -> StageOutput | None:
     folder = root / stage / key
-    record = folder / "stage.json"
+    record = folder / RECORD
     if not record.is_file():
         if storage is None:
             return None
-        _sweep_abandoned(folder)
+        temporary.sweep_abandoned(folder)
         if not storage.fetch(stage, key, folder):
             return None
     seconds = json.loads(record.read_text("utf-8"))["seconds"]
@@ -142,22 +142,17 @@ def _there(root: Path, stage: str, key: str, storage: Storage | None) -> StageOu
 def _make(folder: Path, make: Callable[[Path], None], record: dict[str, Any]) -> float:
     """Has ``folder`` made under a temporary name, with its ``stage.json``; returns the seconds."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_abandoned(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
+    temporary.sweep_abandoned(folder)
+    made = temporary.beside(folder)
+    made.mkdir()
     started = time.perf_counter()
     try:
-        make(temporary)
+        make(made)
         seconds = time.perf_counter() - started
-        write_json(temporary / "stage.json", {**record, "seconds": round(seconds, 3)})
-        try:
-            temporary.rename(folder)
-        except OSError:
-            # Else another process was first, with the same content.
-            if not (folder / "stage.json").is_file():
-                raise
+        write_json(made / RECORD, {**record, "seconds": round(seconds, 3)})
+        temporary.take_place(made, folder, RECORD)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
     return seconds
 
 
@@ -168,22 +163,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` (UTF-8) under a temporary name, then renames it to ``path``."""
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda written: written.write_text(text, encoding="utf-8"))
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     """``write`` fills a file of a temporary name beside ``path``, which then takes its place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    written = temporary.beside(path)
     try:
-        write(temporary)
-        temporary.replace(path)
+        write(written)
+        written.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sweep_abandoned(folder: Path) -> None:
-    """Removes what a killed process of this machine left of the same output."""
-    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
-        process = left.name.split(".")[-2]
-        if process.isdigit() and not Path(f"/proc/{process}").exists():
-            shutil.rmtree(left, ignore_errors=True)
+        written.unlink(missing_ok=True)

@@ -111,7 +111,7 @@ def import_sessions(context: Context) -> StageOutput:
         "import",
         make,
         version=1,
-        inputs=_hashes_of_files(options),
+        inputs=hashes_of_files(options),
         settings={"source": data.source, "options": options},
     )
 
@@ -215,7 +215,7 @@ def distil(
     options = registry.options("distillation", config.method, config.options)
     window = context.config.data.window
     inputs = {"dataset": imported.key, "teacher": teacher.key, "student": student.key}
-    inputs |= _hashes_of_files(options.model_dump())
+    inputs |= hashes_of_files(options.model_dump())
     ids, ranked = rankings_of(rankings, seed) if rankings else (np.zeros(0, np.int64), ())
     if rankings is not None:  # what it reads, whatever else was bought with it
         inputs["rankings"] = canonical_hash([ids.tolist(), [row.tolist() for row in ranked]])
@@ -388,7 +388,7 @@ def _write_history(folder: Path, result: Any) -> None:
     )
 
 
-def _hashes_of_files(options: dict[str, Any]) -> dict[str, str]:
+def hashes_of_files(options: dict[str, Any]) -> dict[str, str]:
     """Name -> content hash of every file or folder that an option whose name ends in path names."""
     found = {}
     for name, value in options.items():

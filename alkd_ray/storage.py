@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, TypeVar
 
+from alkd_ray import temporary
 from alkd_ray.errors import AlkdError, InputError
 from alkd_ray.storage_url import checked_storage
 
@@ -145,22 +146,16 @@ class Storage:
         stored = self._find(stage, key)
         if stored is None:
             return False
-        temporary = folder.with_name(f".{key}.{uuid.uuid4().hex[:8]}.{os.getpid()}.tmp")
-        temporary.mkdir(parents=True)
+        fetched = temporary.beside(folder)
+        fetched.mkdir(parents=True)
         try:
             self._each(
                 stored.files,
-                lambda name: self._download(
-                    stage, key, f"{stored.upload}/{name}", temporary / name
-                ),
+                lambda name: self._download(stage, key, f"{stored.upload}/{name}", fetched / name),
             )
-            try:
-                temporary.rename(folder)
-            except OSError:
-                if not (folder / RECORD).is_file():  # else another process was first
-                    raise
+            temporary.take_place(fetched, folder, RECORD)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(fetched, ignore_errors=True)
         self._known.add(f"{stage}/{key}")
         return True
 

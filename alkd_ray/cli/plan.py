@@ -6,13 +6,16 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from rich.console import Console
 
     from alkd_ray.annotation.planning import Plan
     from alkd_ray.cli.console import RunDisplay
     from alkd_ray.config import RunConfig
+
+
+FREE_TEACHERS = {"simulated", "replay"}
 
 
 def print_plan(found: Plan, console: Console | None = None) -> None:
@@ -57,11 +60,24 @@ def duration(seconds: float) -> str:
 
 
 def approval(config: RunConfig, display: RunDisplay, yes: bool) -> Callable[[Plan], None]:
+    """Shows the plan of a run; asks as :func:`approval_of` says."""
+    return approval_of([config.llm.teacher], display, yes)
+
+
+def approval_of(
+    teachers: Collection[str], display: RunDisplay, yes: bool
+) -> Callable[[Plan], None]:
     """Shows a plan; asks, where real money is at stake and somebody is there to answer.
 
-    The simulated endpoint's money is not real. Without a terminal nobody is asked: the cap is the
-    answer that was given beforehand.
+    The simulated endpoint's money is not real, and a recording costs nothing. Without a terminal
+    nobody is asked: the cap is the answer that was given beforehand.
+
+    Args:
+        teachers: ``llm.teacher`` of all whose requests are in the plan.
+        display: what is shown.
+        yes: nobody is asked.
     """
+    is_paid = not FREE_TEACHERS.issuperset(teachers)
 
     def approve(found: Plan) -> None:
         from alkd_ray.errors import BudgetError
@@ -70,7 +86,7 @@ def approval(config: RunConfig, display: RunDisplay, yes: bool) -> Callable[[Pla
             return
         display.interrupt()
         print_plan(found, display.console)
-        is_real = config.llm.teacher != "simulated" and found.most.microusd > 0
+        is_real = is_paid and found.most.microusd > 0
         if not is_real or yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
             return
         import typer

@@ -11,13 +11,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from alkd_ray.cli.console import PLAIN_LINE_SECONDS, RunDisplay
-from alkd_ray.cli.plan import approval as approval_of_plan
-from alkd_ray.cli.plan import duration, print_plan
+from alkd_ray.cli.console import PLAIN_LINE_SECONDS, RunDisplay, mlflow_command
+from alkd_ray.cli.plan import approval_of, duration, print_plan
 from alkd_ray.sweeps.records import short_names, value_text
 
 if TYPE_CHECKING:
-    from alkd_ray.annotation.planning import Plan
     from alkd_ray.artifacts import StageOutput
     from alkd_ray.plans import SharedPlan
     from alkd_ray.runtime.sweep import SweepOutcome
@@ -116,14 +114,16 @@ def shared_in_words(shared: Shared) -> str:
 
 
 def approval(sweep: Sweep, display: RunDisplay, yes: bool) -> Callable[[SharedPlan], None]:
-    """Shows the plan of all trials, and asks as for a run."""
-    ask: Callable[[Plan], None] = approval_of_plan(sweep.of({}), display, yes)
+    """Shows the plan of all trials, and asks as for a run that any of their LLMs is asked in."""
 
     def approve(found: SharedPlan) -> None:
+        from alkd_ray.runtime.sweep import configs_of
+
         if not display.quiet:
             display.interrupt()
             display.console.print(_saving(found))
-        ask(found.plan)
+        teachers = {config.llm.teacher for config in configs_of(sweep).values()}
+        approval_of(teachers, display, yes)(found.plan)
 
     return approve
 
@@ -169,7 +169,8 @@ def print_tracking(tracking: Tracking, console: Console) -> None:
 
     uri = without_password(tracking.uri)
     if tracking.run_id:
-        where = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+        is_file = uri.startswith("sqlite")
+        where = f"{mlflow_command()} ui --backend-store-uri {uri}" if is_file else uri
         console.print(f"mlflow   {where}, run {tracking.run_id}", soft_wrap=True)
     if tracking.champion:
         console.print(f"student  {tracking.champion}, alias champion", soft_wrap=True)

@@ -21,7 +21,7 @@ class Story:
     """What a sweep's journal has told so far; read on from where it was left.
 
     Attributes:
-        records: trial -> its latest record that did not fail.
+        records: trial -> its record, as :func:`alkd_ray.sweeps.journal.trials` has it.
         by_setting: setting -> its trials.
         since: setting -> when its first trial began, in milliseconds.
         until: setting -> when its last trial was over, in milliseconds.
@@ -103,7 +103,7 @@ class Story:
         self.trials += 1
         [(trial, record)] = journals.trials([event]).items()
         known = self.records.get(trial)
-        if known is not None and record.status == "failed":
+        if not journals.hides(record, known):
             return
         if known is not None and known.distilled != record.distilled:
             self.tested.pop(trial, None)

@@ -28,7 +28,7 @@ from alkd_ray.annotation.passes import Pass
 from alkd_ray.annotation.pricing import Rates
 from alkd_ray.annotation.questions import RankQuestions
 from alkd_ray.annotation.worker import AnnotationJob, LocalDesk, Tell
-from alkd_ray.errors import AlkdError
+from alkd_ray.errors import AlkdError, InputError
 from alkd_ray.llm_teachers import Endpoint, RecordedTeacher
 from alkd_ray.runtime.cluster import ensure_ray, this_node
 from alkd_ray.runtime.tasks import said_by_ours
@@ -48,9 +48,15 @@ def annotate(job: AnnotationJob, progress: Tell | None = None) -> AnnotationOutc
     """Buys the rankings of ``job`` that the store does not have, with Ray actors.
 
     Raises:
-        InputError, BudgetError, BooksError: as :func:`alkd_ray.annotation.worker.annotate`.
+        InputError, BudgetError, BooksError: as :func:`alkd_ray.annotation.worker.annotate`; also
+            for a job in batches, which would be asked live at the price of batches.
         AlkdError: annotators keep dying.
     """
+    if job.annotation.mode == "batch":
+        raise InputError(
+            "annotation.mode is batch, which annotators do not ask in: it would be asked live, "
+            "against a cap that holds the price of batches; annotation.engine=local asks so"
+        )
     teacher = worker.teacher_of(job.llm)
     if isinstance(teacher, RecordedTeacher):
         return worker.replay(job, teacher)

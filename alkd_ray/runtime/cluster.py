@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,6 +23,7 @@ QUIET_ENVIRONMENT = {
     "RAY_DATA_LOG_LEVEL": "ERROR",
 }
 
+REACHED_WITHIN_SECONDS = 20.0
 STARTS = 3
 TOO_SLOW = "timed out during startup"  # part of what Ray says then
 
@@ -41,6 +43,9 @@ def ensure_ray(num_cpus: int | None = None) -> bool:
 
     Returns:
         True when this call started or joined it (then :func:`shutdown` ends that).
+
+    Raises:
+        AlkdError: there is no Ray at ``RAY_ADDRESS``, or none could be started.
     """
     if ray.is_initialized():
         return False
@@ -49,12 +54,31 @@ def ensure_ray(num_cpus: int | None = None) -> bool:
     address = os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address:
-        ray.init(address=address, **quiet)
+        _join(address, **quiet)
     else:
         cpus = num_cpus or max(2, os.cpu_count() or 2)
         _start(num_cpus=cpus, include_dashboard=False, **quiet)
     atexit.register(shutdown)
     return True
+
+
+def _join(address: str, **given: Any) -> None:
+    """Joins the Ray at ``address``; one that is not there Ray would look for for minutes.
+
+    Raises:
+        AlkdError: it cannot be reached.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        if "://" not in address and port.isdigit():  # else Ray finds out by itself, and soon
+            where = (host.strip("[]"), int(port))
+            socket.create_connection(where, timeout=REACHED_WITHIN_SECONDS).close()
+        ray.init(address=address, **given)
+    except OSError as error:
+        raise AlkdError(
+            f"RAY_ADDRESS: no Ray can be reached at {address} ({' '.join(str(error).split())}); "
+            "start it, or unset RAY_ADDRESS to work on this machine alone"
+        ) from error
 
 
 def _start(**given: Any) -> None:
@@ -93,6 +117,27 @@ def this_node() -> NodeAffinitySchedulingStrategy:
 def on(node: str) -> NodeAffinitySchedulingStrategy:
     """On the node with this id, or not at all."""
     return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def room_for_actors(cpus: float, gpus: float) -> int:
+    """How many actors that take so many CPUs and GPUs the nodes hold together.
+
+    Raises:
+        InputError: not one: Ray would wait for a node that has room, without a word.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+    room = sum(
+        min(int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items())
+        for node in nodes
+    )
+    if not room:
+        has = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
+        raise InputError(
+            f"no node has room for an actor of {cpus:g} CPUs and {gpus:g} GPUs (sweep.trial_cpus, "
+            f"sweep.trial_gpus), they have {has}; ask for less, or go on once larger ones are there"
+        )
+    return room
 
 
 def check_root(root: Path, storage: Storage | None) -> None:

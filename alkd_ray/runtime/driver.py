@@ -127,7 +127,11 @@ def _before_the_first_request(
 
 
 def engines_of(config: RunConfig, root: Path) -> Engines:
-    """The forms of the two seams that the config asks for; Ray's are imported when called."""
+    """The forms of the two seams; Ray's are imported when called.
+
+    How sessions are scored the config says; how is asked, each job itself: jobs of a sweep's
+    settings may be for different LLMs, some of them asked in batches.
+    """
 
     def score(job: ScoreJob, out: Path) -> None:
         if config.difficulty.engine == "local" or (
@@ -141,8 +145,8 @@ def engines_of(config: RunConfig, root: Path) -> Engines:
 
     def annotate(job: worker.AnnotationJob, progress: Any = None) -> Any:
         # A replay reads a table, a batch is waited for: there is nothing to do in parallel.
-        is_one_worker = config.llm.teacher == "replay" or config.annotation.mode == "batch"
-        if config.annotation.engine == "local" or is_one_worker:
+        is_one_worker = job.llm.teacher == "replay" or job.annotation.mode == "batch"
+        if job.annotation.engine == "local" or is_one_worker:
             return worker.annotate(job, progress)
         from alkd_ray.runtime import annotators
 
@@ -156,9 +160,10 @@ def _track(result: RunResult, record: Path, earlier: dict[str, Any]) -> Finished
 
     uri = tracking.default_tracking_uri(artifacts.run_root())
     known = earlier.get("tracking", {})
-    if known.get("run_id") and known.get("uri") == without_password(uri):
-        return Finished(result, record, uri, known["run_id"])
+    is_known = known.get("run_id") and known.get("uri") == without_password(uri)
     try:
+        if is_known and tracking.has_run(uri, known["run_id"]):
+            return Finished(result, record, uri, known["run_id"])
         tracked = run_log.log(result, uri)
     except AlkdError as error:
         return Finished(result, record, uri, "", str(error))

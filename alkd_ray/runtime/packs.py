@@ -20,7 +20,13 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from alkd_ray.runtime.cluster import check_root, ensure_ray, quiet_tune, this_node
+from alkd_ray.runtime.cluster import (
+    check_root,
+    ensure_ray,
+    quiet_tune,
+    room_for_actors,
+    this_node,
+)
 from alkd_ray.runtime.threads import one_thread
 from alkd_ray.storage import Storage
 from alkd_ray.sweeps import trials
@@ -120,13 +126,11 @@ class _PackActor(tune.Trainable):
                 node=self._node,
                 reason=WHY_NOT_BEGUN[refused],
             )
-        config = given.sweep.config
+        sweep, config = given.sweep.config, given.sweep.of(trial.point)
         watch = trials.watch_of(
-            config, trial, lambda *asked: ray.get(given.board.goes_on.remote(*asked))
+            sweep, config, trial, lambda *asked: ray.get(given.board.goes_on.remote(*asked))
         )
-        record = trials.run(
-            given.sweep.of(trial.point), trial, given.root, config.metric, watch, self._node
-        )
+        record = trials.run(config, trial, given.root, sweep.metric, watch, self._node)
         given.board.end.remote(trial.id)
         return record
 
@@ -229,13 +233,16 @@ def run(
         rungs: what the scheduler, if there is one, knows so far.
         tell: takes note of what became of trials.
         reuse_actors: False = a new actor for each pack, to see what that costs.
+
+    Raises:
+        InputError: no node has room for an actor, or there are nodes that do not see ``root``.
     """
     ensure_ray()
     quiet_tune()
     config = sweep.config
     check_root(root, Storage.of(sweep.of({}).storage))
+    actors = room_for_actors(config.trial_cpus, config.trial_gpus)
     board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=this_node()).remote(rungs)
-    actors = max(1, int(ray.cluster_resources().get("CPU", 1) / config.trial_cpus))
     trainable = tune.with_resources(
         tune.with_parameters(_PackActor, given=_Given(sweep, root, board)),
         {"cpu": config.trial_cpus, "gpu": config.trial_gpus},

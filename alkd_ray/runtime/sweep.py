@@ -141,11 +141,9 @@ def _run(
     notify: Callable[[], None],
 ) -> SweepOutcome:
     config = sweep.config
-    earlier = {
-        name: record
-        for name, record in journals.trials(journals.read(folder)).items()
-        if record.status != "failed"  # those are tried again
-    }
+    begun = journals.trials(journals.read(folder))
+    # Those that failed are tried again.
+    earlier = {name: record for name, record in begun.items() if record.status != "failed"}
     configs = _Configs(sweep)
     settings = _prepared_settings(sweep, configs)
     _check_scheduler(sweep, settings.values())
@@ -174,8 +172,10 @@ def _run(
 
     earlier = still_true(earlier, trials_of)
     known = standings(earlier.values(), config.metric, sweep.seeds)
+    values = {record.setting.id: (record.setting, None) for record in begun.values()}
+    values |= {s.setting.id: (s.setting, s.mean if s.is_whole else None) for s in known}
     queue = TrialQueue(
-        search_of(config, ((s.setting, s.mean if s.is_whole else None) for s in known)),
+        search_of(config, values.values()),
         trials_of,
         lambda setting: configs(setting).student.backbone,
         config.metric,
@@ -244,11 +244,20 @@ class _Configs:
         return self._known[setting.id]
 
 
+def configs_of(sweep: Sweep) -> dict[str, RunConfig]:
+    """Setting -> its config, for those that decide all that is bought; sends nothing.
+
+    Raises:
+        InputError: a setting is no valid config, or what is bought is not known beforehand.
+    """
+    return _prepared_settings(sweep, _Configs(sweep))
+
+
 def _prepared_settings(sweep: Sweep, configs: _Configs) -> dict[str, RunConfig]:
     """Settings that decide all that is bought; where all are known, all settings."""
     found = points(sweep.config)
     if sweep.config.search == "optuna":
-        found = purchases(sweep.config, sharing.deciding_axes(sweep.config, sweep.of({})))
+        found = purchases(sweep.config, sharing.deciding_axes(sweep))
     return {setting.id: configs(setting) for setting in map(Setting, found)}
 
 
@@ -290,10 +299,9 @@ def _run_here(
 
 
 def _one_here(sweep: Sweep, root: Path, trial: Trial, rungs: Rungs) -> TrialRecord:
-    watch = one_trial.watch_of(sweep.config, trial, rungs.goes_on)
-    return one_trial.run(
-        sweep.of(trial.point), trial, root, sweep.config.metric, watch, node="local"
-    )
+    config = sweep.of(trial.point)
+    watch = one_trial.watch_of(sweep.config, config, trial, rungs.goes_on)
+    return one_trial.run(config, trial, root, sweep.config.metric, watch, node="local")
 
 
 def _test_finalists(

@@ -48,6 +48,24 @@ def default_tracking_uri(root: Path) -> str:
     return given or f"sqlite:///{root.resolve() / 'mlflow' / 'mlflow.db'}"
 
 
+def has_run(uri: str, run_id: str) -> bool:
+    """Whether the store has a finished run of that id; one that was deleted it has not.
+
+    Raises:
+        AlkdError: the store cannot be reached.
+    """
+    with connect(uri) as client:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = client.get_run(run_id).info
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return found.lifecycle_stage == "active" and found.status == "FINISHED"
+
+
 def log_pipeline_run(
     *,
     uri: str,

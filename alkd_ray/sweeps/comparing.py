@@ -14,7 +14,7 @@ from alkd_ray.evaluation.metrics import metric_values
 from alkd_ray.evaluation.metrics import names as names_of
 from alkd_ray.evaluation.statistics import LEVEL, Estimate, bootstrap, holm, paired_t_test
 from alkd_ray.sweeps.records import TrialRecord
-from alkd_ray.sweeps.shared import Shared
+from alkd_ray.sweeps.shared import Prepared, Shared
 from alkd_ray.sweeps.standings import Standing
 from alkd_ray.types import Ranks, RunStatus
 
@@ -42,6 +42,7 @@ class SweepReportData:
         tested: trial of a finalist -> role -> key in ``ranks``.
         ranks: key -> ranks of the test sessions.
         microusd: setting -> what its rankings and hints cost, those of all seeds.
+        bought: setting -> what was made and bought for it.
         unit: of the money, ``USD`` or ``simulated USD``.
         status: how the sweep ended.
         reason: why, when it is not complete.
@@ -61,6 +62,7 @@ class SweepReportData:
     tested: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     ranks: Mapping[str, Ranks] = field(default_factory=dict)
     microusd: Mapping[str, int] = field(default_factory=dict)
+    bought: Mapping[str, Prepared] = field(default_factory=dict)
     unit: str = "USD"
     status: RunStatus = "complete"
     reason: str = ""

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alkd_ray import config as configs
@@ -38,6 +37,14 @@ from alkd_ray.errors import InputError
 from alkd_ray.seeds import numpy_stream
 
 OWN = "sweep."  # overrides that begin so are for the sweep's own fields
+# Parts of a run's config that hold for all settings -> what to vary instead.
+OF_THE_WHOLE = {
+    "budget": "all settings are bought under one cap; vary selection.budget, the sessions paid for",
+    "seeds": "every setting has the same; give the sweep's own field seeds",
+    "name": "every setting has the sweep's; a case of an axis may have any name",
+    **dict.fromkeys(("books", "storage"), "it says where things lie, which changes no result"),
+    "tracking": "all settings are one sweep in MLflow, and none of it changes a result",
+}
 
 
 class Axis(BaseModel):
@@ -86,10 +93,14 @@ class Axis(BaseModel):
         """The dotted fields that a value of the axis ``name`` sets."""
         return {name: value} if self.cases is None else self.cases[value]
 
+    def all_fields(self, name: str) -> set[str]:
+        """The dotted fields that any value of the axis ``name`` sets."""
+        return {name} if self.cases is None else set().union(*self.cases.values())
+
     def draw(self, rng: np.random.Generator) -> Any:
-        """One value of a kind that is drawn."""
-        if self.choice is not None:
-            return self.choice[int(rng.integers(len(self.choice)))]
+        """One value; of a list, one of its values."""
+        if self.listed is not None:
+            return self.listed[int(rng.integers(len(self.listed)))]
         if self.range is not None:
             return int(rng.integers(self.range[0], self.range[1], endpoint=True))
         if self.loguniform is not None:
@@ -149,10 +160,14 @@ class SweepConfig(BaseModel):
     trial_gpus: float = Field(default=0.0, ge=0, description="GPUs of an actor")
 
     @model_validator(mode="after")
-    def _search_fits(self) -> SweepConfig:
+    def _fits(self) -> SweepConfig:
         drawn = sorted(name for name, axis in self.over.items() if axis.crossed is None)
         if self.search == "grid" and drawn:
             raise ValueError(f"search grid takes grids and cases alone, not the axes {drawn}")
+        for name, axis in self.over.items():
+            for field in sorted(axis.all_fields(name)):
+                if why := OF_THE_WHOLE.get(field.split(".")[0]):
+                    raise ValueError(f"over.{name}: {field} cannot vary: {why}")
         if isinstance(self.finalists, int) and self.finalists < 1:
             raise ValueError("finalists: give a number from 1, or all")
         return self
@@ -220,12 +235,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Sweep:
         InputError: naming the file, the field and what is allowed.
     """
     file = Path(path)
-    try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{file}: cannot be read as YAML: {error}") from error
-    if not isinstance(given, dict):
-        raise InputError(f"{file}: a sweep is a mapping of fields")
+    given = configs.read(file)  # as a run's: with ${NAME:-default}
     own = [text.removeprefix(OWN) for text in overrides or [] if text.startswith(OWN)]
     try:
         config = SweepConfig.model_validate(configs.overridden(given, own))

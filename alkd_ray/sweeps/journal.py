@@ -92,16 +92,24 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def trials(events: list[dict[str, Any]]) -> dict[str, TrialRecord]:
-    """Trial -> its record, the latest one that did not fail."""
+    """Trial -> its record, the latest one that :func:`hides` the earlier ones."""
     found: dict[str, TrialRecord] = {}
     for event in events:
         if event["event"] != "trial":
             continue
         facts = {name: value for name, value in event.items() if name not in ("event", "at")}
         record = TrialRecord.from_json(facts)
-        if record.status != "failed" or record.trial not in found:
+        if hides(record, found.get(record.trial)):
             found[record.trial] = record
     return found
+
+
+def hides(record: TrialRecord, earlier: TrialRecord | None) -> bool:
+    """Whether a trial's record takes the place of an earlier one, if there is one.
+
+    A failure does not, of what was done before with the same inputs: that is still true.
+    """
+    return earlier is None or record.status != "failed" or record.inputs != earlier.inputs
 
 
 def last(events: list[dict[str, Any]], event: str) -> dict[str, Any] | None:

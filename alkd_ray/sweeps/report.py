@@ -70,6 +70,7 @@ def collect(
             for key in sorted(keys)
         },
         microusd=paid,
+        bought={id_: found for id_, found in prepared.items() if found},
         unit="simulated USD" if paid and simulated else "USD",
         status=status,
         reason=reason,

@@ -8,11 +8,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alkd_ray.errors import InputError
+from alkd_ray.seeds import derive, numpy_stream
 from alkd_ray.sweeps.config import Axis, SweepConfig, points
 from alkd_ray.sweeps.records import Setting
 
 if TYPE_CHECKING:
     import optuna
+
+# Known settings in a row that TPE may ask for, until one is drawn at random.
+REPETITIONS = 50
+# Draws in a row that are all known: then the space has no others.
+DRAWS = 10_000
 
 
 class Search(Protocol):
@@ -60,7 +66,9 @@ class OptunaSearch:
     """Optuna's tree-structured Parzen estimator (Akiba et al., KDD 2019), seeded.
 
     What it asks for next depends on what it was told by then: with several actors at once, that
-    is, on their speed.
+    is, on their speed. Every setting is another one; where TPE only comes back to known ones (a
+    small space, or one that it has made up its mind about), others are drawn at random. So there
+    are as many as were wanted, or all that the space has, however often the search is begun again.
     """
 
     def __init__(self, config: SweepConfig, known: Iterable[tuple[Setting, float | None]]) -> None:
@@ -71,12 +79,17 @@ class OptunaSearch:
             known: settings of an earlier process; those without a value come first.
         """
         optuna = _optuna()
+        known = list(known)
+        # Another process must not draw again what the earlier one drew.
+        seed = derive(config.seed, "optuna", len(known)) % 2**32 if known else config.seed
+        self._rng = numpy_stream(config.seed, "optuna, at random", len(known))
+        self._axes = config.over
         self._samples = config.samples
         self._space = {name: _distribution(axis) for name, axis in config.over.items()}
         self._encoded = {name: _Encoded(axis) for name, axis in config.over.items()}
         self._study = optuna.create_study(
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=config.seed, constant_liar=True),
+            sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
         )
         self._asked: dict[str, optuna.Trial] = {}
         self._given: set[str] = set()
@@ -85,7 +98,7 @@ class OptunaSearch:
 
     def next(self) -> Setting | None:
         """See :class:`Search`."""
-        while self.left:
+        for _ in range(REPETITIONS if self.left else 0):
             trial = self._study.ask(self._space)
             setting = Setting(
                 {name: self._encoded[name].decode(trial.params[name]) for name in self._space}
@@ -94,9 +107,13 @@ class OptunaSearch:
                 self._given.add(setting.id)
                 self._asked[setting.id] = trial
                 return setting
-            # A point of a small space again: it counts, so that the search ends.
-            self._samples -= 1
             self._study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+        for _ in range(DRAWS if self.left else 0):
+            point = {name: axis.draw(self._rng) for name, axis in self._axes.items()}
+            if Setting(point).id not in self._given:
+                self._add(Setting(point), None)
+                return self.next()
+        self._samples = len(self._given)  # there are no others
         return None
 
     def tell(self, setting: Setting, value: float | None) -> None:

@@ -118,6 +118,7 @@ def notes(data: SweepReportData, rows: Sequence[SettingRow]) -> list[str]:
     said = []
     if data.status != "complete":
         said.append(f"The sweep ended {data.status}: {data.reason}")
+    said += _too_few_rankings(data, rows)
     states = [record.status for record in data.records.values()]
     if failed := states.count("failed"):
         said.append(
@@ -146,3 +147,18 @@ def notes(data: SweepReportData, rows: Sequence[SettingRow]) -> list[str]:
             f"{finalists} finalists; set evaluation.resamples to {enough:,} or more."
         )
     return said
+
+
+def _too_few_rankings(data: SweepReportData, rows: Sequence[SettingRow]) -> list[str]:
+    """Settings that were compared on a part of what they asked for."""
+    known = {row.label: data.bought.get(row.standing.setting.id) for row in rows}
+    asked = {label: one for label, one in known.items() if one is not None and one.asked}
+    short = {label: one for label, one in asked.items() if one.answered < one.asked}
+    if not short:
+        return []
+    label, one = min(short.items(), key=lambda found: found[1].answered / found[1].asked)
+    return [
+        f"{len(short)} of {len(asked)} settings have fewer rankings than they asked for, "
+        f"{label} the smallest part: {one.answered:,} of {one.asked:,}. They are compared as they "
+        "are; settings.csv counts the rankings of each."
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +24,10 @@ from alkd_ray.pipeline import Engines
 from alkd_ray.plans import SharedPlan
 from alkd_ray.results import RunResult
 from alkd_ray.stages import Context, Listener, Silent
-from alkd_ray.sweeps.config import SweepConfig
+from alkd_ray.sweeps import search
+from alkd_ray.sweeps.config import Sweep
 from alkd_ray.sweeps.records import Setting, Trial
+from alkd_ray.sweeps.sending import Sent
 from alkd_ray.types import RunStatus
 
 # Parts of a config that a trial alone reads; the others decide what comes before it.
@@ -57,12 +60,16 @@ class Prepared:
         teacher: seed -> key.
         rankings: key of the bought rankings; "" = none are read.
         microusd: what rankings and hints of these settings cost, whoever paid.
+        asked: different rankings that they ask for, those of all seeds.
+        answered: of these, those that are there.
     """
 
     dataset: str
     teacher: dict[int, str]
     rankings: str = ""
     microusd: int = 0
+    asked: int = 0
+    answered: int = 0
 
 
 @dataclass(slots=True)
@@ -71,9 +78,9 @@ class Shared:
 
     Attributes:
         by_purchase: :func:`purchase_of` a config -> what its trials need.
-        requests: different requests of all settings.
+        requests: different rankings of all settings that were answered, or failed.
         unshared: requests if each setting asked for itself.
-        sent: requests sent now; the others were in the store.
+        sent: requests sent now, hints and second tries included, as the ledger counts them.
         microusd: what all rankings and hints cost, each counted once.
         status: how the buying ended.
         reason: why, when it is not complete.
@@ -112,30 +119,43 @@ def purchase_of(config: RunConfig) -> str:
 
 
 def _training_of(config: RunConfig) -> str:
-    """Hash of how students are trained and distilled, the plug-ins' defaults filled in."""
+    """Hash of how students are trained and distilled, the plug-ins' defaults filled in.
+
+    What stands in files that the distillation reads is part of it, as of the stage's key.
+    """
     student, method = config.student, config.distillation
     options = [
         registry.options("recommenders", student.backbone, student.options),
         registry.options("distillation", method.method, method.options),
     ]
     fields = config.model_dump(include={"student": True, "distillation": True, "data": {"window"}})
-    return canonical_hash([fields, *(found.model_dump() for found in options)])
+    files = stages.hashes_of_files(options[1].model_dump())
+    parts = [fields, *(found.model_dump() for found in options)]
+    return canonical_hash([*parts, files] if files else parts)
 
 
-def deciding_axes(config: SweepConfig, base: RunConfig) -> list[str]:
-    """The axes whose fields decide what is bought."""
+def deciding_axes(sweep: Sweep) -> list[str]:
+    """The axes whose fields decide what is bought.
+
+    Raises:
+        InputError: one of them is no list (see :func:`alkd_ray.sweeps.search.purchases`).
+    """
 
     def decides(field: str) -> bool:
-        part = field.split(".")[0]
-        is_students = part == "student" and base.difficulty.kind == "overlap"
-        return part not in OF_TRIALS or is_students or field == "distillation.method"
+        return field.split(".")[0] not in OF_TRIALS or field in (
+            "distillation",
+            "distillation.method",
+        )
 
-    def fields(name: str, cases: Mapping[str, Mapping[str, Any]] | None) -> Iterable[str]:
-        return [name] if cases is None else itertools.chain.from_iterable(cases.values())
+    def is_students(field: str) -> bool:
+        return field.split(".")[0] == "student"
 
-    return [
-        name for name, axis in config.over.items() if any(map(decides, fields(name, axis.cases)))
-    ]
+    axes = {name: axis.all_fields(name) for name, axis in sweep.config.over.items()}
+    found = [name for name, fields in axes.items() if any(map(decides, fields))]
+    bought = map(sweep.of, search.purchases(sweep.config, found))
+    if any(config.difficulty.kind == "overlap" for config in bought):
+        return [n for n, fields in axes.items() if n in found or any(map(is_students, fields))]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +246,8 @@ def prepare(
             {seed: output.key for seed, output in result.by_seed["teacher"].items()},
             rankings.output.key if rankings else "",
             round(rankings.cost.dollars * 1e6) if rankings else 0,
+            rankings.cost.requests if rankings else 0,
+            rankings.answered if rankings else 0,
         )
     return shared
 
@@ -279,6 +301,7 @@ def _bought(
     asking = purchases.asking
     if not asking:
         return {}, shared
+    sent = Sent(asking[0][0], run_id)
 
     @functools.cache
     def before() -> None:
@@ -286,7 +309,7 @@ def _bought(
         if planned is not None and planned.plan.to_send:
             approve(planned)
             planning.check(planned.plan, asking[0][0].config.annotation.partial)
-            shared.sent = planned.plan.to_send
+        sent.begin()
 
     for context, result in asking:
         teacher = result.by_seed["teacher"]
@@ -305,7 +328,9 @@ def _bought(
         purchase_of(context.config): found
         for (context, _), found in zip(asking, bought, strict=True)
     }
-    _count(shared, by_purchase, purchases.settings)
+    hints = [found.by_seed["hints"].values() for _, found in asking]
+    _count(shared, by_purchase, purchases.settings, itertools.chain.from_iterable(hints))
+    shared.sent = sent.count()
     return by_purchase, shared
 
 
@@ -316,17 +341,27 @@ def _planned(context: Context, result: RunResult) -> tuple[Context, plans.Inputs
     )
 
 
-def _count(shared: Shared, bought: Mapping[str, Bought], counts: Counter[str]) -> None:
+def _count(
+    shared: Shared,
+    bought: Mapping[str, Bought],
+    counts: Counter[str],
+    hints: Iterable[StageOutput],
+) -> None:
     """Requests and money, with and without sharing; the worst way that any of it ended."""
     costs: dict[str, int] = {}
     for purchase, one in bought.items():
         shared.unshared += counts[purchase] * one.cost.requests
         costs |= one.costs_by_request()
+    of_hints = {one["key"]: one["cost_microusd"] for one in map(_written_hints, hints)}
     shared.requests = len(costs)
-    shared.microusd = sum(costs.values())
+    shared.microusd = sum(costs.values()) + sum(of_hints.values())
     order: list[Any] = ["complete", "partial", "stopped", "breached"]
     worst = max(bought.values(), key=lambda one: order.index(one.status))
     shared.status, shared.reason = worst.status, worst.reason
     if worst.status == "partial":
         failed = set().union(*(one.failed_requests() for one in bought.values()))
         shared.reason = f"{len(failed):,} of {shared.requests:,} different requests failed"
+
+
+def _written_hints(output: StageOutput) -> dict[str, Any]:
+    return json.loads((output.folder / "hints.json").read_text("utf-8"))

@@ -19,7 +19,7 @@ from alkd_ray.sweeps.sentences import headline, notes
 def setting_lines(data: SweepReportData, rows: Sequence[SettingRow]) -> list[list[Any]]:
     """A row for each setting, header first, best first."""
     header: list[Any] = ["place", "setting", *data.axes, "state", "seeds"]
-    header += ["dollars", "below best", "p, Holm"]
+    header += ["dollars", "rankings", "rankings asked", "below best", "p, Holm"]
     header += [f"validation {name}{end}" for name in data.metrics for end in ("", " half width")]
     header += [
         f"test {role} {name}{end}"
@@ -32,6 +32,8 @@ def setting_lines(data: SweepReportData, rows: Sequence[SettingRow]) -> list[lis
         setting, standing = row.standing.setting, row.standing
         line = [place, setting.id, *(setting.point.get(axis) for axis in data.axes)]
         line += [standing.state, len(standing.by_seed), data.microusd.get(setting.id, 0) / 1e6]
+        found = data.bought.get(setting.id)
+        line += [found.answered, found.asked] if found else [None, None]
         line += [row.against.mean if row.against else None, row.p_holm]
         for name in data.metrics:
             line += [row.valid[name].mean, row.valid[name].half_width]
@@ -115,6 +117,7 @@ def as_json(data: SweepReportData, rows: Sequence[SettingRow]) -> dict[str, Any]
 
 def _setting_json(data: SweepReportData, row: SettingRow) -> dict[str, Any]:
     standing = row.standing
+    found = data.bought.get(standing.setting.id)
     gain = row.gain and {
         **asdict(row.gain.difference),
         "p_bootstrap_holm": row.gain.p_bootstrap,
@@ -127,6 +130,7 @@ def _setting_json(data: SweepReportData, row: SettingRow) -> dict[str, Any]:
         "point": standing.setting.point,
         "state": standing.state,
         "dollars": data.microusd.get(standing.setting.id, 0) / 1e6,
+        "rankings": found and {"answered": found.answered, "asked": found.asked},
         "validation": {
             name: {"mean": one.mean, "half_width": one.half_width, "by_seed": one.by_seed}
             for name, one in row.valid.items()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from alkd_ray import artifacts, stages
 from alkd_ray.artifacts import StageOutput
-from alkd_ray.config import RunConfig
+from alkd_ray.config import RunConfig, TrainingConfig
 from alkd_ray.errors import AlkdError
 from alkd_ray.evaluation.metrics import metric_values, summary
 from alkd_ray.evaluation.ranks import read_ranks
@@ -31,20 +31,31 @@ class RungWatch:
         rungs: rung -> the training's best metric by then.
     """
 
-    def __init__(self, config: AshaConfig, goes_on: Callable[[int, float], bool]) -> None:
-        """``goes_on(rung, value)`` says whether the training goes on."""
+    def __init__(
+        self,
+        config: AshaConfig,
+        training: TrainingConfig,
+        goes_on: Callable[[int, float], bool],
+    ) -> None:
+        """``goes_on(rung, value)`` says whether ``training`` goes on."""
         self.rungs: dict[int, float] = {}
         self._config = config
+        self._training = training
         self._goes_on = goes_on
         self._next = config.first_step
 
     def __call__(self, step: int, best: float) -> None:
-        """Told of each validation.
+        """Told how the training goes on; looks at its validations alone.
+
+        In between it is told by the clock, and its best is that of an earlier step: a slow trial
+        would be judged at a rung that it has come to without a look at how it does there.
 
         Raises:
             DroppedError: the scheduler ends the trial.
         """
-        if step < self._next:
+        training = self._training
+        is_validation = step % training.validate_every == 0 or step == training.max_steps
+        if step < self._next or not is_validation:
             return
         rung, self._next = self._next, next_rung(self._config, step)
         self.rungs[rung] = best
@@ -53,13 +64,17 @@ class RungWatch:
 
 
 def watch_of(
-    config: SweepConfig, trial: Trial, goes_on: Callable[[str, str, int, int, float], bool]
+    sweep: SweepConfig,
+    config: RunConfig,
+    trial: Trial,
+    goes_on: Callable[[str, str, int, int, float], bool],
 ) -> RungWatch | None:
     """What looks at a trial; None without a scheduler. ``goes_on`` is :meth:`Rungs.goes_on`."""
-    if config.scheduler == "none":
+    if sweep.scheduler == "none":
         return None
     who = (trial.id, trial.setting.id, trial.seed)
-    return RungWatch(config.asha, lambda rung, value: goes_on(*who, rung, value))
+    training = config.distillation.training
+    return RungWatch(sweep.asha, training, lambda rung, value: goes_on(*who, rung, value))
 
 
 def run(

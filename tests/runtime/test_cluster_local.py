@@ -78,7 +78,26 @@ def test_kuberay_pods_run_the_pinned_ray_with_a_token(name: str) -> None:
         assert mounted == {volume["name"] for volume in pod["volumes"]}
         for volume in pod["volumes"]:
             claim, made = volume.get("persistentVolumeClaim"), volume.get("configMap")
-            assert (claim["claimName"] if claim else made["name"]) in known
+            if "emptyDir" not in volume:
+                assert (claim["claimName"] if claim else made["name"]) in known
+
+
+@pytest.mark.parametrize("name", ["kuberay/raycluster.yaml", "kuberay/rayjob.yaml"])
+def test_a_worker_may_write_where_the_heads_run_root_is(name: str) -> None:
+    """It is told of that path, and keeps its copies there."""
+    (ray,) = [d for d in read(name) if d["kind"] in ("RayCluster", "RayJob")]
+    spec = ray["spec"].get("rayClusterSpec", ray["spec"])
+    roots, kinds = set(), []
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        (root,) = [e["value"] for e in container["env"] if e["name"] == "ALKD_HOME"]
+        (mount,) = [m for m in container["volumeMounts"] if root.startswith(m["mountPath"] + "/")]
+        (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
+        roots.add(root)
+        kinds.append(next(kind for kind in volume if kind != "name"))
+    assert len(roots) == 1
+    assert kinds == ["persistentVolumeClaim", "emptyDir"]
 
 
 def test_every_file_of_the_folder_is_one_of_those() -> None:

@@ -12,10 +12,15 @@ from safetensors.numpy import load_file
 
 from alkd_ray import pipeline
 from alkd_ray.annotation import worker
+from alkd_ray.annotation.database import Database
+from alkd_ray.annotation.ledger import Ledger
+from alkd_ray.config import make
 from alkd_ray.errors import InputError
 from alkd_ray.evaluation.metrics import metric_values
 from alkd_ray.evaluation.ranks import read_ranks
 from alkd_ray.pipeline import Engines
+from alkd_ray.runtime import annotators
+from alkd_ray.runtime.driver import engines_of
 from alkd_ray.runtime.packs import MOST_BEGINS, MOST_LOSSES, _Board, _Packs
 from alkd_ray.stages import Silent
 from alkd_ray.sweeps import journal as journals
@@ -24,6 +29,7 @@ from alkd_ray.sweeps.queue import PackSizes, TrialQueue
 from alkd_ray.sweeps.records import Trial, TrialRecord
 from alkd_ray.sweeps.rungs import Rungs
 from alkd_ray.sweeps.search import Listed, settings_of
+from tests.annotation_rows import BATCH_RATES, job, serving
 from tests.sweep_files import OVER, RUN, run, table, written
 
 
@@ -150,6 +156,16 @@ def test_a_trial_that_ends_its_process_is_given_up_and_the_rest_of_its_pack_is_r
     assert "ended 3 times without a result" in failed.reason
 
 
+def test_a_sweep_that_asks_for_what_no_node_has_ends_with_a_sentence(
+    tmp_path: Path, home: Path
+) -> None:
+    over = {"distillation.training.learning_rate": {"grid": [0.001, 0.01]}}
+    file = written(tmp_path, over=over)
+    with pytest.raises(InputError, match=r"no node has room for an actor of 500 CPUs"):
+        run(file, "sweep.trial_cpus=500")
+    assert run(file, "sweep.engine=local").status == "complete"  # the same sweep goes on
+
+
 def test_only_trials_in_whose_midst_their_process_ended_are_given_up() -> None:
     """One that came to its end may be begun again by whoever takes over its pack."""
     board = _Board(Rungs(AshaConfig()))
@@ -240,6 +256,50 @@ def test_a_cap_that_ends_the_buying_is_said_and_the_rest_is_run(tmp_path: Path, 
     assert outcome.standings[0].is_whole
     # Each setting and seed has got some of it.
     assert all(standing.is_whole for standing in outcome.standings)
+
+
+def test_what_was_sent_and_paid_is_what_the_ledger_says_hints_included(
+    tmp_path: Path, home: Path
+) -> None:
+    limited = {
+        **RUN,
+        "hints": {"enabled": True},
+        "budget": {"requests": 12},
+        "annotation": {**RUN["annotation"], "partial": True},
+    }
+    outcome = run(written(tmp_path, run=limited), "sweep.engine=local")
+    shared = outcome.shared
+    with Database(home / "store" / "books.sqlite", read_only=True) as database:
+        spent = Ledger(database).spent_by_owner("small")[outcome.sweep.sweep_id]
+    assert (spent.requests, shared.sent, shared.requests) == (12, 12, 12 - 2)
+    assert shared.microusd == spent.microusd
+    # How much each setting has got of what it asked for is said.
+    numbers = json.loads((outcome.report / "metrics.json").read_text())
+    for one in numbers["settings"]:
+        assert 0 < one["rankings"]["answered"] < one["rankings"]["asked"] <= 2 * 20
+    said = [note for note in numbers["notes"] if "fewer rankings than they asked for" in note]
+    assert said[0].startswith("8 of 8 settings")
+    header, *lines = (outcome.report / "settings.csv").read_text().splitlines()
+    assert "dollars,rankings,rankings asked" in header
+    assert len(lines) == 8
+    again = run(written(tmp_path, run=limited), "sweep.engine=local").shared
+    assert (again.sent, again.requests, again.microusd) == (0, 10, spent.microusd)
+
+
+def test_settings_are_asked_each_in_its_own_way(tmp_path: Path) -> None:
+    """A sweep's first setting may be asked live and another in batches, at half the price."""
+    engines = engines_of(make({"annotation": {"engine": "ray"}}), tmp_path)
+    given = {"mode": "batch", "engine": "ray", "batch_poll_seconds": 0.1}
+    with serving(tmp_path, "--batch-seconds", "0.3") as server:
+        asked = job(tmp_path / "store", server.url, options={"rates": BATCH_RATES}, **given)
+        with pytest.raises(InputError, match=r"annotation\.mode is batch"):
+            annotators.annotate(asked)
+        outcome = engines.annotate(asked, None)
+        paid = server.bill()["microusd"]
+        single = worker.annotate(job(tmp_path / "live", server.url))
+        assert paid == pytest.approx((server.bill()["microusd"] - paid) / 2, abs=40)
+    assert outcome.status == single.status == "complete"
+    assert outcome.ledger.settled.microusd == paid
 
 
 def test_overrides_reach_run_and_sweep_and_change_what_the_sweep_is(tmp_path: Path) -> None:

@@ -25,14 +25,17 @@ import pytest
 from mlflow import MlflowClient
 
 from alkd_ray import registry
+from alkd_ray.config import make
 from alkd_ray.errors import AlkdError
-from alkd_ray.runtime import tracking
+from alkd_ray.runtime import driver, tracking
 from alkd_ray.runtime.tracking import DatasetInput, StudentRun, TrackedRun
 from alkd_ray.seeds import torch_stream
 from alkd_ray.serving.export import export
 from alkd_ray.serving.recommend import load_student
+from alkd_ray.stages import Silent
 from alkd_ray.training import checkpoint
 from alkd_ray.types import Catalogue
+from tests.sweep_files import RUN
 
 SESSIONS = [["i3", "i5"], ["i9"], ["i1", "nowhere", "i2"], []]
 
@@ -215,6 +218,38 @@ def test_other_content_of_the_same_run_supersedes_it(
     client = MlflowClient(uri)
     assert client.get_run(first.run_id).data.tags["alkd.superseded_by"] == second.run_id
     assert "alkd.superseded_by" not in client.get_run(second.run_id).data.tags
+
+
+def test_a_run_that_the_store_has_lost_is_logged_again(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the run's record says of MLflow is looked at there."""
+    monkeypatch.setenv("ALKD_HOME", str(tmp_path / "home"))
+    uri = store_below(tmp_path / "home", empty_store)
+    given = {
+        **RUN,
+        "name": "kept",
+        "distillation": {"method": "teacher-ranking", "training": {"max_steps": 20}},
+        "evaluation": {"baselines": [], "resamples": 100},
+        "tracking": {"enabled": True},
+    }
+
+    def logged_as() -> str:
+        done = driver.execute(make(given), Silent())
+        assert (done.warning, done.tracking_uri) == ("", uri)
+        info = MlflowClient(uri).get_run(done.tracking_run_id).info
+        assert (info.status, info.lifecycle_stage) == ("FINISHED", "active")
+        return done.tracking_run_id
+
+    first = logged_as()
+    assert logged_as() == first
+    MlflowClient(uri).delete_run(first)
+    second = logged_as()
+    assert second != first
+    # The id of a store that was removed.
+    [record] = (tmp_path / "home" / "records").glob("*/run.json")
+    record.write_text(record.read_text().replace(second, "0" * 32))
+    assert logged_as() == second
 
 
 def test_several_processes_log_to_one_new_store(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from pathlib import Path
 
 import pytest
 import ray
 
-from alkd_ray.errors import AlkdError
+from alkd_ray.errors import AlkdError, InputError
 from alkd_ray.runtime import cluster
 
 # What Ray raises, word for word.
@@ -59,3 +60,37 @@ def test_the_words_are_those_of_the_ray_that_is_installed() -> None:
     assert found is not None
     assert found.origin is not None
     assert cluster.TOO_SLOW in Path(found.origin).read_text("utf-8")
+
+
+def test_an_address_without_a_ray_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself looks for it for minutes, and then ends the process."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{unused.getsockname()[1]}")
+        with pytest.raises(AlkdError, match=r"no Ray can be reached at 127\.0\.0\.1"):
+            cluster.ensure_ray()
+
+
+def node(cpus: float, gpus: float = 0.0, alive: bool = True) -> dict:
+    resources = {"CPU": cpus, "memory": 1e9, **({"GPU": gpus} if gpus else {})}
+    return {"Alive": alive, "Resources": resources}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "room"), [(1, 0, 14), (0.1, 0, 140), (3, 0, 3), (1, 1, 2), (0.5, 0.5, 4)]
+)
+def test_actors_fit_on_nodes_not_on_sums_of_them(
+    monkeypatch: pytest.MonkeyPatch, cpus: float, gpus: float, room: int
+) -> None:
+    nodes = [node(4), node(8, 2), node(2), node(64, 8, alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert cluster.room_for_actors(cpus, gpus) == room
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(1, 1), (6, 0)])
+def test_actors_for_which_no_node_has_room_are_refused(
+    monkeypatch: pytest.MonkeyPatch, cpus: float, gpus: float
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [node(4), node(4)])
+    with pytest.raises(InputError, match=r"no node has room .* 4 CPUs and 0 GPUs, 4 CPUs"):
+        cluster.room_for_actors(cpus, gpus)

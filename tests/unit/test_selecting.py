@@ -38,8 +38,10 @@ def test_every_place_of_the_teachers_list_is_as_likely_anywhere() -> None:
     assert abs(last.mean() - (SIZE - 1) / 2) < 4 * SIZE / np.sqrt(12 * sessions)
 
 
-def world(folder: Path, lists: Sequence[Sequence[int]], targets: Sequence[int], titled: bool) -> str:
-    """A dataset of 12 items whose first sessions train; the last two are for validation and test."""
+def world(
+    folder: Path, lists: Sequence[Sequence[int]], targets: Sequence[int], titled: bool
+) -> str:
+    """A dataset of 12 items; all sessions but the last two train."""
     splits = ["train"] * (len(lists) - 2) + ["valid", "test"]
     ids = np.array([f"i{number}" for number in range(12)], object)
     titles = np.array([f"Title {number}" if titled else "" for number in range(12)], object)

@@ -18,7 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pytest
 
-from alkd_ray import artifacts, config, pipeline
+from alkd_ray import artifacts, config, pipeline, temporary
 from alkd_ray import storage as storages
 from alkd_ray.annotation.worker import AnnotationJob
 from alkd_ray.artifacts import StageOutput
@@ -172,6 +172,53 @@ def test_what_was_made_before_there_was_a_storage_is_kept_when_it_is_reused(
     assert artifacts.is_there(tmp_path / "there", "stage", key, Storage(str(shared)))
     assert artifacts.found(tmp_path / "there", "stage", key).reused  # now without the storage
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("is_fetched", [False, True])
+def test_remains_of_an_output_are_replaced(is_fetched: bool, shared: Path, tmp_path: Path) -> None:
+    """As an interrupted ``rm -rf`` leaves them: without the record that says that it is whole."""
+    storage = Storage(str(shared)) if is_fetched else None
+    made: list[int] = []
+    first = produced(tmp_path / "root", storage, made)
+    whole = content(first.folder)
+    (first.folder / "stage.json").unlink()
+    (first.folder / "out.txt").write_text("half")
+    again = produced(tmp_path / "root", storage, made)
+    assert again.reused == is_fetched
+    assert len(made) == 2 - is_fetched
+    assert content(again.folder).keys() == whole.keys()
+    assert (again.folder / "out.txt").read_text() == "whole"
+    assert [path.name for path in (tmp_path / "root" / "stage").iterdir()] == [first.key]
+
+
+def test_machines_that_share_a_root_leave_each_others_work_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Process numbers are each machine's own: equal ones may be two, and missing ones be alive."""
+    key = produced(tmp_path / "other root", None, []).key
+    dead = next(n for n in range(2**22, 2, -1) if not Path(f"/proc/{n}").exists())
+    lying = {}
+    for name in ("first.example", "second"):
+        monkeypatch.setattr("socket.gethostname", lambda name=name: name)
+        monkeypatch.setattr("os.getpid", lambda: dead)
+        lying[name] = temporary.beside(tmp_path / "stage" / key)
+        (lying[name] / "deep").mkdir(parents=True)
+        monkeypatch.undo()
+    monkeypatch.setattr("socket.gethostname", lambda: "second")
+
+    def on_the_other_machine_too(folder: Path) -> None:
+        (folder / "half").touch()
+        assert lying["first.example"].exists()
+        assert not lying["second"].exists()
+        monkeypatch.setattr("socket.gethostname", lambda: "first.example")
+        produced(tmp_path, None, [])  # by a process of the same number
+        assert (folder / "half").exists()
+
+    output = artifacts.produce(
+        tmp_path, "stage", on_the_other_machine_too, version=1, inputs={}, settings={}, seed=1
+    )
+    assert (output.folder / "out.txt").read_text() == "whole"  # the other one was first
+    assert [path.name for path in (tmp_path / "stage").iterdir()] == [key]
 
 
 def test_an_output_that_is_there_is_left_alone(shared: Path, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from alkd_ray.config import TrainingConfig
 from alkd_ray.errors import AlkdError, InputError
+from alkd_ray.runtime._sweep_story import Story
 from alkd_ray.sweeps import journal as journals
 from alkd_ray.sweeps.config import AshaConfig, SweepConfig
 from alkd_ray.sweeps.queue import PackSizes, TrialQueue, still_true
@@ -20,6 +22,7 @@ from alkd_ray.sweeps.records import Setting, Trial, TrialRecord
 from alkd_ray.sweeps.rungs import Rungs, next_rung
 from alkd_ray.sweeps.search import Listed, OptunaSearch, purchases, settings_of
 from alkd_ray.sweeps.standings import finalists, standings
+from alkd_ray.sweeps.trials import RungWatch
 
 SEEDS = (1, 2, 3)
 
@@ -149,6 +152,20 @@ def test_a_rung_lets_the_best_third_go_on_and_ends_a_setting_as_a_whole() -> Non
     ]  # fmt: skip
 
 
+def test_a_trial_is_judged_by_its_validations_however_long_its_steps_take() -> None:
+    """Between two validations a training is told of by the clock, with an earlier best."""
+    training = TrainingConfig(validate_every=20, max_steps=90)
+    told = [(20, 0.1), (27, 0.1), (33, 0.1), (40, 0.4), (59, 0.4), (60, 0.5), (80, 0.5), (90, 0.6)]
+    found = []
+    for is_slow in (False, True):
+        watch = RungWatch(AshaConfig(first_step=30, reduction=2), training, lambda *_: True)
+        for step, best in told:
+            if is_slow or step % 20 == 0 or step == 90:
+                watch(step, best)
+        found.append(watch.rungs)
+    assert found[0] == found[1] == {30: 0.4, 60: 0.5}
+
+
 def test_rungs_go_on_from_the_journal() -> None:
     trial = trials_of(Setting({"student.backbone": "fpmc", "selection.budget": 5}))[0]
     earlier = [
@@ -208,6 +225,40 @@ def test_optuna_does_better_than_chance_and_goes_on_where_it_was() -> None:
     assert len(rest) == 30
     assert not rest.keys() & half.keys()
     assert [setting.id for setting, _ in begun] == list(rest)[:2]
+
+
+@pytest.mark.parametrize("killed_after", [3, 5, 8])
+def test_optuna_tries_as_many_settings_however_often_it_is_begun(killed_after: int) -> None:
+    over = {"a.x": {"loguniform": [1e-4, 1e-2]}, "a.n": {"range": [5, 50]}}
+    config = sweep(over=over, search="optuna", samples=12)
+    known: dict[str, tuple[Setting, float | None]] = {}
+    for most in (killed_after, killed_after + 2, 99):
+        search = OptunaSearch(config, list(known.values()))
+        assert search.left == 12 - sum(value is not None for _, value in known.values())
+        while (setting := search.next()) is not None:
+            known[setting.id] = (setting, None)
+            if len(known) == most:
+                break
+            value = 0.01 * len(known)
+            search.tell(setting, value)
+            known[setting.id] = (setting, value)
+    assert len(known) == 12
+    assert OptunaSearch(config, list(known.values())).next() is None
+
+
+def test_optuna_uses_up_a_small_space_whose_best_it_has_found() -> None:
+    config = sweep(over={"a.n": {"grid": list(range(8))}}, search="optuna", samples=9)
+    known: dict[str, tuple[Setting, float | None]] = {}
+    for new in (8, 0):
+        search = OptunaSearch(config, list(known.values()))
+        found = []
+        while (setting := search.next()) is not None:
+            value = float(setting.point["a.n"] == 3)
+            search.tell(setting, value)
+            found.append((setting, value))
+        assert len(found) == new
+        known |= {setting.id: (setting, value) for setting, value in found}
+    assert search.left == 0
 
 
 def test_optuna_ends_when_a_small_space_is_used_up() -> None:
@@ -282,3 +333,11 @@ def test_a_failure_never_hides_a_trial_that_was_complete(tmp_path: Path) -> None
         journal.add_trials([failed, done(trial), failed])
     assert journals.trials(journals.read(tmp_path)) == {trial.id: done(trial)}
     assert json.loads((tmp_path / journals.FILE).read_text().splitlines()[0])["reason"] == "lost"
+    # But one of other inputs does: what was complete is no longer true.
+    changed = replace(failed, inputs="more was bought", reason="diverged")
+    with journals.Journal(tmp_path) as journal:
+        journal.add_trials([changed])
+    assert journals.trials(journals.read(tmp_path)) == {trial.id: changed}
+    story = Story(tmp_path / journals.FILE, "ndcg@10", len(SEEDS))
+    story.read_on()
+    assert story.records == {trial.id: changed}

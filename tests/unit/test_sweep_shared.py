@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -42,6 +44,19 @@ def test_a_trial_of_another_training_is_another_one(changed: dict[str, object]) 
     assert inputs(make({"seeds": [1], **changed})) != inputs(make({"seeds": [1]}))
 
 
+def test_a_trial_is_another_one_once_a_file_that_its_distillation_reads_has_changed(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "embeddings.npy"
+    options = {"text_embeddings_path": str(file)}
+    config = make({"seeds": [1], "distillation": {"method": "dllm2rec", "options": options}})
+    found = []
+    for number in (0.0, 1.0, 0.0):
+        np.save(file, np.full((5, 3), number, np.float32))
+        found.append(inputs(config))
+    assert found[0] == found[2] != found[1]
+
+
 def test_a_trial_is_the_same_however_it_is_watched() -> None:
     same = make({"seeds": [1], "name": "other", "evaluation": {"resamples": 300}})
     assert inputs(same) == inputs(make({"seeds": [1]}))
@@ -59,6 +74,12 @@ def bought(folder: Path, status: RunStatus, failures: dict[str, str]) -> Bought:
     return Bought(output, status, reason, cost, len(failures) - failed, failed)
 
 
+def hints_of(folder: Path, key: str, microusd: int) -> StageOutput:
+    folder.mkdir()
+    (folder / "hints.json").write_text(json.dumps({"key": key, "cost_microusd": microusd}))
+    return StageOutput("hints", folder.name, folder, False, 0.0)
+
+
 def test_failed_requests_are_counted_over_all_settings_each_once(tmp_path: Path) -> None:
     shared = Shared()
     by_purchase = {
@@ -66,7 +87,9 @@ def test_failed_requests_are_counted_over_all_settings_each_once(tmp_path: Path)
         "second": bought(tmp_path / "b", "partial", {"k2": "no answer", "k4": "empty"}),
         "third": bought(tmp_path / "c", "complete", {"k5": ""}),
     }
-    sharing._count(shared, by_purchase, Counter({"first": 2, "second": 1, "third": 1}))
+    hints = [hints_of(tmp_path / key, key, 7) for key in ("h1", "h2")]
+    hints += [hints_of(tmp_path / "again", "h1", 7), hints_of(tmp_path / "named", "", 0)]
+    sharing._count(shared, by_purchase, Counter({"first": 2, "second": 1, "third": 1}), hints)
     assert shared.status == "partial"
     assert shared.reason == "2 of 5 different requests failed"
-    assert (shared.requests, shared.unshared, shared.microusd) == (5, 9, 50)
+    assert (shared.requests, shared.unshared, shared.microusd) == (5, 9, 50 + 2 * 7)

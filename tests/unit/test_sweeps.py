@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 import yaml
 
+from alkd_ray.annotation.planning import Plan
+from alkd_ray.cli.console import RunDisplay
+from alkd_ray.cli.sweep_display import approval
 from alkd_ray.config import RunConfig
-from alkd_ray.errors import InputError
+from alkd_ray.errors import BudgetError, InputError
+from alkd_ray.plans import SharedPlan
+from alkd_ray.runtime.sweep import configs_of
 from alkd_ray.sweeps import config as sweeps
+from alkd_ray.sweeps.search import OptunaSearch
+from alkd_ray.sweeps.shared import deciding_axes, purchase_of
+from alkd_ray.types import Amounts, Caps
 
 SHIPPED = sorted(
     file
@@ -88,6 +98,12 @@ def test_every_sweep_that_ships_is_valid(file: Path) -> None:
         ({"over": {}}, "over"),
         ({"over": {"student.dim": {"grid": [1]}}, "run": "nowhere.yaml"}, "no such config"),
         ({"over": {"student.dim": {"grid": [1]}}, "sead": 3}, "sead"),
+        ({"over": {"budget.dollars": {"grid": [1, 2]}}}, "vary selection.budget"),
+        ({"over": {"seeds": {"grid": [[1], [2]]}}}, "the sweep's own field seeds"),
+        ({"over": {"name": {"choice": ["a", "b"]}}}, "name cannot vary"),
+        ({"over": {"books": {"grid": [""]}}}, "books cannot vary"),
+        ({"over": {"how": {"cases": {"a": {"storage": "/x"}}}}}, "over.how: storage cannot vary"),
+        ({"over": {"tracking.enabled": {"grid": [True]}}}, "tracking.enabled cannot vary"),
     ],
 )
 def test_what_is_wrong_with_a_sweep_is_said(
@@ -95,3 +111,68 @@ def test_what_is_wrong_with_a_sweep_is_said(
 ) -> None:
     with pytest.raises(InputError, match=said):
         settings(written(tmp_path, **fields))
+
+
+def test_a_sweep_takes_values_from_the_environment_as_a_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        "run: {selection: {budget: '${ALKD_TEST_SIZE:-30}'}}\nover: {student.dim: {grid: [4, 5]}}\n"
+    )
+    assert sweeps.load(file).of({}).selection.budget == 30
+    monkeypatch.setenv("ALKD_TEST_SIZE", "12")
+    assert sweeps.load(file).of({}).selection.budget == 12
+
+
+@pytest.mark.parametrize(("other", "is_asked"), [("openai-chat", True), ("simulated", False)])
+def test_it_is_asked_before_any_setting_costs_real_money(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str, is_asked: bool
+) -> None:
+    cases = {
+        "free": {"llm.teacher": "simulated"},
+        "other": {"llm.teacher": other, "selection.budget": 7},
+    }
+    if other != "simulated":
+        cases["other"]["llm.options"] = {"model": "gpt-4o-mini"}
+    sweep = sweeps.load(written(tmp_path, over={"llm": {"cases": cases}}))
+    amounts = Amounts(900_000, 1_000, 10)
+    plan = Plan(10, 10, amounts, amounts, amounts, amounts, "list price", Caps())
+    answered: list[str] = []
+
+    def no(question: str, **_: object) -> bool:
+        answered.append(question)
+        return False
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(typer, "confirm", no)
+    ask = approval(sweep, RunDisplay(), yes=False)
+    with pytest.raises(BudgetError) if is_asked else contextlib.nullcontext():
+        ask(SharedPlan(plan, 2, 20))
+    assert len(answered) == is_asked
+
+
+@pytest.mark.parametrize(
+    ("kinds", "deciding"),
+    [
+        (["consistency", "overlap"], {"difficulty.kind", "student.dim", "how"}),
+        (["consistency"], {"difficulty.kind", "how"}),
+    ],
+)
+def test_all_that_a_point_of_optuna_may_need_is_bought_before(
+    tmp_path: Path, kinds: list[str], deciding: set[str]
+) -> None:
+    """Where the student decides what is selected, each student's selection is bought."""
+    over = {
+        "difficulty.kind": {"grid": kinds},
+        "student.dim": {"choice": [4, 5]},
+        "how": {"cases": {"llm": {"distillation": {"method": "alkdrec"}}}},
+        "distillation.training.learning_rate": {"loguniform": [1e-4, 1e-2]},
+    }
+    sweep = sweeps.load(written(tmp_path, over=over, search="optuna", samples=4))
+    assert set(deciding_axes(sweep)) == deciding
+    bought = {purchase_of(config) for config in configs_of(sweep).values()}
+    search = OptunaSearch(sweep.config, [])
+    while (setting := search.next()) is not None:
+        assert purchase_of(sweep.of(setting.point)) in bought
