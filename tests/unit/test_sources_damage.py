@@ -198,7 +198,7 @@ def test_line_numbers_of_many(tmp_path: Path) -> None:
         ((HEADER + GOOD[0]).encode("utf-16"), {}, "not text in the encoding utf-8 (it begins as "
          "UTF-16 does); set encoding=utf-16"),
         (b"\xff" + HEADER.encode(), {}, "is not text in the encoding utf-8"),
-        (gzip.compress(HEADER.encode()), {}, "give its name the ending .gz"),
+        (gzip.compress(HEADER.encode(), mtime=0), {}, "give its name the ending .gz"),
         (b"PK\x03\x04", {}, "is a packed file; unpack it"),
         (b"PAR1", {}, "is Parquet; give its name the ending .parquet"),
         ('{"user": "u1", "item": "i1"}\n', {}, "holds JSON, not a table"),
