@@ -273,7 +273,7 @@ def test_without_weight_it_is_plain_training(
     found = distilled(student, make_knowledge(), training, weight=0.0, **options)
     for one, other in zip(found.history, wanted.history, strict=True):
         assert one["metric"] == other["metric"]
-        np.testing.assert_equal(one["loss"], other["loss"])  # NaN at the start
+        assert one.get("loss") == other.get("loss")  # there is none at the start
     assert_same_state(student, plain)
 
 
