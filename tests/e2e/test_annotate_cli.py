@@ -30,23 +30,23 @@ def endpoint(server: Server, name: str, *more: str) -> tuple[str, ...]:
     return (*LOCAL, f"name={name}", "llm.teacher=openai-chat", f"llm.options={{{options}}}")
 
 
-class _Refusal(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        body = json.dumps({"error": {"message": "no such tier", "code": "bad_tier"}}).encode()
-        self.send_response(400)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Says nothing."""
-
-
 @contextlib.contextmanager
-def refusing() -> Iterator[Server]:
-    """An endpoint that finds something wrong with every request."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refusal)
+def refusing(status: int, error: dict[str, str], port: int = 0) -> Iterator[Server]:
+    """An endpoint that answers every request with an error."""
+    body = json.dumps({"error": error}).encode()
+
+    class Refusal(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Refusal)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -82,7 +82,7 @@ def test_status_and_reparse_tell_what_the_store_holds(alkd: CommandLine, tmp_pat
 
 
 def test_what_was_refused_for_good_can_be_asked_again(alkd: CommandLine, tmp_path: Path) -> None:
-    with refusing() as server:
+    with refusing(400, {"message": "no such tier", "code": "bad_tier"}) as server:
         # More that say the same would stop the pass.
         words = (*endpoint(server, "refused"), "selection.budget=8")
 

@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import subprocess
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.annotation_rows import Server, serving
 from tests.e2e.conftest import CommandLine
-from tests.e2e.test_annotate_cli import endpoint
-
-
-class _NoKey(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        body = json.dumps({"error": {"message": "this key was revoked"}}).encode()
-        self.send_response(401)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Says nothing."""
-
-
-@contextlib.contextmanager
-def without_key(port: int) -> Iterator[None]:
-    """An endpoint that knows no key, where another one was."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), _NoKey)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+from tests.e2e.test_annotate_cli import endpoint, refusing
 
 
 def test_a_pass_that_got_no_further_tells_why_it_ended(alkd: CommandLine, tmp_path: Path) -> None:
@@ -50,7 +19,8 @@ def test_a_pass_that_got_no_further_tells_why_it_ended(alkd: CommandLine, tmp_pa
         capped = alkd("annotate", "run", str(alkd.config), *words, "budget.dollars=0.001", status=4)
     first = json.loads(capped.stdout)
     assert "cap of 0.001" in first["reason"]
-    with without_key(int(server.url.rpartition(":")[2].partition("/")[0])):
+    port = int(server.url.rpartition(":")[2].partition("/")[0])
+    with refusing(401, {"message": "this key was revoked"}, port):
         refused = alkd("annotate", "run", str(alkd.config), *words, "budget.dollars=0.1", status=4)
     second = json.loads(refused.stdout)
     assert "this key was revoked" in second["reason"]
