@@ -356,11 +356,9 @@ def check_distillation(config: RunConfig) -> None:
     """
     method = config.distillation
     options = registry.options("distillation", method.method, method.options).model_dump()
-    for name, value in options.items():
-        if name.endswith("path") and value and not Path(value).exists():
-            raise InputError(
-                f"distillation.options.{name}: there is nothing at {Path(value).absolute()}"
-            )
+    for name, path in _paths_in(options).items():
+        if not path.exists():
+            raise InputError(f"distillation.options.{name}: there is nothing at {path.absolute()}")
 
 
 def _step_progress(
@@ -390,11 +388,15 @@ def _write_history(folder: Path, result: Any) -> None:
 
 def hashes_of_files(options: dict[str, Any]) -> dict[str, str]:
     """Name -> content hash of every file or folder that an option whose name ends in path names."""
-    found = {}
-    for name, value in options.items():
-        if name.endswith("path") and isinstance(value, str | Path) and str(value):
-            found[name] = _content_hash(Path(value))
-    return found
+    return {name: _content_hash(path) for name, path in _paths_in(options).items()}
+
+
+def _paths_in(options: dict[str, Any]) -> dict[str, Path]:
+    return {
+        name: Path(value)
+        for name, value in options.items()
+        if name.endswith("path") and isinstance(value, str | Path) and str(value)
+    }
 
 
 def _content_hash(path: Path) -> str:

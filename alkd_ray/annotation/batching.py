@@ -339,20 +339,22 @@ class BatchAsker:
 
     def _record(self, label: str, group: Sequence[tuple[BatchLine, HoldEntry]]) -> None:
         """Stores and settles a group of lines durably, then reads them."""
-        self.desk.apply([self._settled(line, hold) for line, hold in group])
+        settled = [self._settled(line, hold) for line, hold in group]
+        self.desk.apply(settled)
         asked_with = self.kept.under_way[label].structured
         with self.desk.database.transaction():  # one commit for all that is read
-            for line, hold in group:
+            for (line, hold), outcome in zip(group, settled, strict=True):
                 wanted = self.rows.by_key.get(hold.key)
                 if wanted is None:
                     continue  # a row of another pass; what was bought for it is in the store
                 question = self.questions[wanted.index]
-                if not line.raw or line.error:
-                    self.rows.failed(wanted, question, problem_of(line), asked_with)
-                elif read_answer(line.raw).is_completion:
-                    self.rows.read(wanted, question)
-                else:
-                    self.rows.failed(wanted, question, NotBilledError(_no_completion(line)))
+                match outcome:
+                    case Record():
+                        self.rows.read(wanted, question)
+                    case LeaveUnresolved():
+                        self.rows.failed(wanted, question, NotBilledError(outcome.why))
+                    case Release():
+                        self.rows.failed(wanted, question, problem_of(line), asked_with)
 
     def _settled(self, line: BatchLine, hold: HoldEntry) -> Record | Release | LeaveUnresolved:
         """What becomes of a line's hold."""
@@ -360,7 +362,8 @@ class BatchAsker:
             return Release(hold.hold_id)
         answer = read_answer(line.raw)
         if not answer.is_completion:  # whatever came in its place may have been billed
-            return LeaveUnresolved(hold.hold_id, _no_completion(line))
+            said = " ".join(line.raw.split())[:MOST_SAID]
+            return LeaveUnresolved(hold.hold_id, f"its line holds no completion: {said}")
         body = self.desk.store.requests([hold.key])[hold.key].body
         asked = json.loads(body)
         # The field of the day it was asked with, whatever the config says now.
@@ -376,7 +379,3 @@ class BatchAsker:
             billed(self.rates, answer.usage, hold.worst),
             len(body.encode()) if hold.attempt == 1 else 0,
         )
-
-
-def _no_completion(line: BatchLine) -> str:
-    return f"its line holds no completion: {' '.join(line.raw.split())[:MOST_SAID]}"

@@ -209,7 +209,7 @@ class Ledger:
 
     def abandon(self, batch: str) -> int:
         """Makes the holds of a batch that nobody will collect unresolved; returns how many."""
-        left = self._entries("WHERE status = 'held' AND batch = ? AND batch <> ''", (batch,))
+        left = self._of_batch(batch, "held")
         with self.sheet(entry.hold_id for entry in left) as sheet:
             for entry in left:
                 sheet.leave(entry.hold_id, "its batch was given up by hand")
@@ -217,11 +217,14 @@ class Ledger:
 
     def write_off(self, batch: str) -> int:
         """Settles all unresolved holds of a batch at nothing, by hand; returns how many."""
-        left = self._entries("WHERE status = 'unresolved' AND batch = ? AND batch <> ''", (batch,))
+        left = self._of_batch(batch, "unresolved")
         with self.sheet(entry.hold_id for entry in left) as sheet:
             for entry in left:
                 sheet.settle(entry.hold_id, NOTHING, by_hand=True)
         return len(left)
+
+    def _of_batch(self, batch: str, status: HoldStatus) -> list[HoldEntry]:
+        return self._entries("WHERE status = ? AND batch = ? AND batch <> ''", (status, batch))
 
     def accept_breach(self, hold_id: str) -> None:
         """Records that a person has seen a breach; without open ones the budget admits again."""

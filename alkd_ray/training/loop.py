@@ -218,10 +218,8 @@ class _Course:
         self.module.train()
         value = float(metric_values(ranks, metric).mean())
         seconds = round(time.perf_counter() - self.started, 3)
-        entry = {"step": step, "loss": loss, "metric": value, "seconds": seconds}
-        if not step:
-            del entry["loss"]  # nor has JSON a NaN
-        self.history.append(entry)
+        of_batch = {"loss": loss} if step else {}
+        self.history.append({"step": step, **of_batch, "metric": value, "seconds": seconds})
         if value > self.best_metric:
             self.best_metric, self.best_step, self.without_gain = value, step, 0
             self.best = {

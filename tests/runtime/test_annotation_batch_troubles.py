@@ -135,6 +135,16 @@ def outcomes(folder: Path) -> list[str]:
         return [row[0] for row in connection.execute("SELECT outcome FROM batches ORDER BY number")]
 
 
+def check_one_batch(folder: Path, trouble: Trouble) -> None:
+    """All is bought by one batch, once, whatever the trouble."""
+    with serving(trouble) as place:
+        outcome = bought(folder, place)
+        check(folder, place, outcome)
+        assert place.bill.totals()["requests"] == 40
+    assert outcome.status == "complete"
+    assert outcomes(folder) == ["completed"]
+
+
 class Refusing(Trouble):
     """Takes some batches, and fails the others with an error of its choice."""
 
@@ -253,12 +263,7 @@ class Forgetful(Trouble):
 
 @pytest.mark.parametrize("trouble", [Forgetful(1, lists_it=False), Forgetful(999, lists_it=True)])
 def test_a_batch_is_not_lost_by_a_404(tmp_path: Path, trouble: Forgetful) -> None:
-    with serving(trouble) as place:
-        outcome = bought(tmp_path, place)
-        check(tmp_path, place, outcome)
-        assert place.bill.totals()["requests"] == 40
-    assert outcome.status == "complete"
-    assert outcomes(tmp_path) == ["completed"]
+    check_one_batch(tmp_path, trouble)
 
 
 def test_a_lost_batch_that_turns_up_is_collected_by_a_later_pass(tmp_path: Path) -> None:
@@ -302,13 +307,7 @@ class SlowCreate(Trouble):
 
 
 def test_a_batch_that_outlives_its_gateway_stays_in_the_ledger(tmp_path: Path) -> None:
-    trouble = SlowCreate(lists=batch_looks.FIND_TIMES + 1)
-    with serving(trouble) as place:
-        outcome = bought(tmp_path, place)
-        check(tmp_path, place, outcome)
-        assert place.bill.totals()["requests"] == 40
-    assert outcome.status == "complete"
-    assert outcomes(tmp_path) == ["completed"]
+    check_one_batch(tmp_path, SlowCreate(lists=batch_looks.FIND_TIMES + 1))
 
 
 def test_what_a_gateway_never_says_is_unresolved(tmp_path: Path) -> None:
