@@ -36,7 +36,7 @@ TUNE_ENVIRONMENT = {
 
 
 def ensure_ray(num_cpus: int | None = None) -> bool:
-    """Joins the cluster named by ``RAY_ADDRESS``, else starts Ray on this machine.
+    """Joins the cluster named by ``RAY_ADDRESS``, else starts a Ray of its own on this machine.
 
     Args:
         num_cpus: CPUs of a Ray that is started here; default: those of the machine, at least 2.
@@ -84,14 +84,15 @@ def _join(address: str, **given: Any) -> None:
 def _start(**given: Any) -> None:
     """Starts Ray; again if it was too slow: it gives itself 30 seconds, few on a busy machine.
 
-    What a start in vain leaves running ends with this process.
+    What a start in vain leaves running ends with this process. A Ray that somebody else runs on
+    this machine is left alone ("local"): without an address Ray would join it, unasked.
 
     Raises:
         AlkdError: it was too slow every time.
     """
     for _ in range(STARTS):
         try:
-            ray.init(**given)
+            ray.init(address="local", **given)
         except Exception as error:  # Ray raises no kind of its own for it
             if TOO_SLOW not in str(error):
                 raise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +37,24 @@ def test_every_node_is_asked_whether_it_sees_a_folder(two_nodes: None, tmp_path:
     assert len([node for node in ray.nodes() if node["Alive"]]) == 2
     assert cluster.all_nodes_see(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ray_that_somebody_runs_here_is_not_joined_unasked(two_nodes: None) -> None:
+    """The two nodes are where Ray itself looks first, for whoever names no address."""
+    program = (
+        "from alkd_ray.runtime import cluster; import ray;"
+        "print(cluster.ensure_ray(num_cpus=3), ray.cluster_resources()['CPU'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout == "True 3.0\n", done.stderr
 
 
 def test_tasks_are_spread_and_answer_in_order(two_nodes: None, tmp_path: Path) -> None:
