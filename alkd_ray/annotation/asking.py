@@ -131,6 +131,12 @@ class Asker:
             # One lane's error ends the others; theirs are consequences of it.
             raise group.exceptions[0] from None
 
+    def end(self) -> None:
+        """The pass is over: sends nothing more and waits for no pause; what is under way is kept."""
+        self._no_more = True
+        self._pulled.clear()
+        self._over.set()
+
     async def _run_lanes(self) -> None:
         connections = self.settings.in_flight + 8
         async with (
@@ -148,9 +154,7 @@ class Asker:
             try:
                 await self._answer(client, row)
             except _PassOverError:
-                self._no_more = True
-                self._pulled.clear()
-                self._over.set()
+                self.end()
             except _TooDearError:
                 continue  # the row stays open: a later pass asks again
 

@@ -259,12 +259,16 @@ async def _work(
 ) -> None:
     local = LocalDesk(desk)
     settings = asking_settings(job.annotation, "local")
-    worker = asyncio.create_task(Asker(questions, endpoint, rates, local, settings).run())
+    asker = Asker(questions, endpoint, rates, local, settings)
+    worker = asyncio.create_task(asker.run())
     try:
         while not worker.done():
             await asyncio.wait({worker}, timeout=PROGRESS_SECONDS)
+            standing = await local.call(desk.standing)
+            if standing.stop_status:
+                asker.end()  # lanes that wait for the endpoint would not hear of it
             if progress is not None:
-                progress(at.progress(await local.call(desk.standing)))
+                progress(at.progress(standing))
         await worker
     except asyncio.CancelledError:
         # Ctrl-C: what is in flight is waited for no longer, its holds are left unresolved.

@@ -213,6 +213,10 @@ class _Annotator:
         """Works until there is no more to do."""
         await self._asker.run()
 
+    async def end(self) -> None:
+        """Has :meth:`run` come to its end, waiting for no pause of the endpoint."""
+        self._asker.end()
+
 
 class _Driver:
     """Starts the actors of one pass, watches them, and ends them."""
@@ -264,6 +268,9 @@ class _Driver:
                 for reference in done:
                     self._ended(reference)
                 standing = self._from_desk("standing")  # also begins a desk that was restarted
+                if standing.stop_status:
+                    for _, actor in self.running.values():
+                        actor.end.remote()
                 if self.progress is not None:
                     self.progress(self.at.progress(standing))
             outcome: AnnotationOutcome = self._from_desk("outcome")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from aiohttp import web
 
 from alkd_ray.annotation import worker
 from alkd_ray.annotation.database import Database
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.types import AnnotationOutcome
+from tests import simulated_server
 from tests.annotation_rows import Server, job, serving
 
 COUNT, ACTORS, IN_FLIGHT = 150, 2, 6
@@ -83,6 +86,24 @@ def test_a_killed_actor_costs_at_most_what_was_in_flight(
         assert Ledger(database).audit("test")
     undisturbed = worker.annotate(replace(here, folder=tmp_path / "plain"))
     assert rankings(outcome) == rankings(undisturbed)
+
+
+def test_an_actor_that_waits_for_the_endpoint_hears_that_the_pass_is_over(tmp_path: Path) -> None:
+    """One actor is told to wait for four minutes; then the other one's key is refused."""
+    from alkd_ray.runtime import annotators
+
+    async def instead(number: int) -> web.Response:
+        if number == 1:
+            return web.json_response({}, status=429, headers={"Retry-After": "240"})
+        await asyncio.sleep(0.5)
+        return web.json_response({"error": {"message": "The key was revoked."}}, status=401)
+
+    with simulated_server.serving(instead=instead) as here:
+        one_lane_each = job(tmp_path, here.url, count=20, in_flight=1, actors=2)
+        outcome = annotators.annotate(one_lane_each)
+    assert outcome.status == "stopped"
+    assert "revoked" in outcome.reason
+    assert outcome.seconds < 200
 
 
 def _after(server: Server, billed: int, act: Callable[[], None]) -> threading.Thread:

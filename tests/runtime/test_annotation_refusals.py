@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -179,17 +180,34 @@ def test_errors_that_are_called_successes_are_not_paid_for(tmp_path: Path) -> No
     assert refused(here) == {}
 
 
-def test_the_end_of_a_pass_waits_for_no_pause(tmp_path: Path) -> None:
+def revoked() -> web.Response:
+    return error(401, "The key was revoked.")
+
+
+def too_long() -> web.Response:
+    """An answer of more tokens than were allowed: only the desk sees that the pass is over."""
+    usage = {"prompt_tokens": 500, "completion_tokens": 5_000, "total_tokens": 5_500}
+    choice = {"message": {"role": "assistant", "content": "[1, 2]"}, "finish_reason": "stop"}
+    return web.json_response({"choices": [choice], "usage": usage})
+
+
+@pytest.mark.parametrize(
+    ("last_word", "status", "reason"),
+    [(revoked, "stopped", "revoked"), (too_long, "breached", "billed more than was held")],
+)
+def test_the_end_of_a_pass_waits_for_no_pause(
+    tmp_path: Path, last_word: Callable[[], web.Response], status: str, reason: str
+) -> None:
     async def instead(number: int) -> web.Response | None:
         if number != 3:
             return error(429, "Slow down.", Retry_After="60")
         await asyncio.sleep(0.5)
-        return error(401, "The key was revoked.")
+        return last_word()
 
     started = time.monotonic()
     outcome, _, _ = answered(tmp_path, instead, in_flight=4)
-    assert outcome.status == "stopped"
-    assert "revoked" in outcome.reason
+    assert outcome.status == status
+    assert reason in outcome.reason
     assert time.monotonic() - started < 30
 
 
