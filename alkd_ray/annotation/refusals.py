@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from alkd_ray.llm_teachers._client import NotBilledError
 
 LONGEST_WAIT_SECONDS = 300.0
 REFUSED_ALIKE = 20
+# What differs in words that say the same: the id of a request, a time.
+_ID = re.compile(r"[\w.:-]*\d[\w.:-]*")
+_ID_LENGTH = 8
 
 
 class Refusals:
@@ -48,8 +53,8 @@ class Refusals:
             if wait <= LONGEST_WAIT_SECONDS:
                 return ""
             return f"it asks for a wait of {wait:,.0f} s, too long for a pass: {refused}"
-        if str(refused) != self._said:
-            self._said, self._count, self._before = str(refused), 0, self._sent
+        if (said := _without_ids(str(refused))) != self._said:
+            self._said, self._count, self._before = said, 0, self._sent
         self._count += 1
         if self._count < REFUSED_ALIKE or any(n <= self._before for n in self._under_way):
             return ""
@@ -57,3 +62,7 @@ class Refusals:
             f"{self._count} requests in a row were refused alike and none was answered: {refused} "
             "(once that is mended, alkd annotate retry has them asked again)"
         )
+
+
+def _without_ids(text: str) -> str:
+    return _ID.sub(lambda found: "" if len(found[0]) >= _ID_LENGTH else found[0], text)

@@ -194,14 +194,16 @@ def abandon(
     with Database(existing_books()) as database, database.transaction():
         ledger, batches = Ledger(database), Batches(database)
         ledger.recover()
-        known = [e for e in batches.all_under_way() if batch in (e.label, e.batch_id)]
+        known = [e for e in batches.all_under_way() if batch and batch in (e.label, e.batch_id)]
         if not known:
             raise InputError(f"there is no batch {batch!r} under way; alkd annotate status lists")
         label = known[0].label
         if not batches.claim(label):
             raise InputError(f"a run that is alive has batch {batch!r}; end the run first")
-        left = ledger.abandon(label)
+        ledger.abandon(label)
         batches.end(label, "abandoned")
+        # Those of a batch in doubt were unresolved before.
+        left = sum(hold.status == "unresolved" for hold in batches.holds(label))
     typer.echo(
         f"batch {label} is given up; {left:,} of its holds are unresolved now "
         f"(not billed? alkd ledger resolve {label} --write-off)"

@@ -109,6 +109,12 @@ def resolve(
         in_batch = Batches(database).holds(hold_id) if write_off else []
         entry = in_batch[0] if in_batch else ledger.entry(hold_id)
         if in_batch:
+            if not any(hold.status == "unresolved" for hold in in_batch):
+                raise InputError(
+                    f"batch {hold_id} has no unresolved holds to be written off; if it is under "
+                    f"way and nobody will collect it, give it up first (alkd annotate abandon "
+                    f"{hold_id})"
+                )
             what = f"{_counted(ledger.write_off(hold_id), 'unresolved hold')} written off"
         elif accept_breach:
             ledger.accept_breach(hold_id)

@@ -121,6 +121,22 @@ def test_refusals_alike_end_the_pass_unless_an_answer_comes_in_between() -> None
     assert why.startswith(told)
 
 
+@pytest.mark.parametrize(
+    ("said", "are_alike"),
+    [
+        ("locked (request req_{:024x})", True),
+        ("locked, see 0c1d2e3f-{:04x}-4455-8899-aabbccddeeff", True),
+        ("locked at 2026-11-29T10:00:{:02}.123Z", True),
+        ("the prompt has 9{:02} tokens, 800 are allowed", False),
+    ],
+)
+def test_refusals_are_alike_but_for_the_ids_in_them(said: str, are_alike: bool) -> None:
+    refusals = Refusals()
+    why = [refusals.why_over(refusal(said.format(number))) for number in range(REFUSED_ALIKE)]
+    assert bool(why[-1]) is are_alike
+    assert not any(why[:-1])
+
+
 def test_refusals_alike_wait_for_what_was_under_way_at_the_first_of_them() -> None:
     refusals = Refusals()
     slow = refusals.sent()
