@@ -47,11 +47,14 @@ def run_root() -> Path:
     """``ALKD_HOME``, or ``runs/`` below the working directory.
 
     Raises:
-        InputError: there is a file of that name.
+        InputError: there is a file of that name, or nothing can be written there.
     """
     root = Path(os.environ.get("ALKD_HOME") or "runs").expanduser().resolve()
-    if root.exists() and not root.is_dir():
-        raise InputError(f"ALKD_HOME: {root} is not a folder; name one, which may be new")
+    there = next(path for path in (root, *root.parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"ALKD_HOME: {there} is not a folder; name one, which may be new")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"ALKD_HOME: nothing may be written to {there}; name another folder")
     return root
 
 

@@ -22,7 +22,7 @@ from alkd_ray.storage_url import checked_storage
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Part):
@@ -67,7 +67,7 @@ class ModelConfig(_Part):
     """A backbone and its training."""
 
     backbone: str = "fpmc"
-    dim: int = Field(default=10, ge=1, description="size of the embeddings")
+    dim: int = Field(default=10, ge=1, le=65_536, description="size of the embeddings")
     options: dict[str, Any] = Field(default_factory=dict)
     training: TrainingConfig = TrainingConfig()
 
@@ -174,7 +174,7 @@ class BudgetConfig(_Part):
     name: str = Field(
         default="", description="runs of one budget share its cap; default: the run's name"
     )
-    dollars: float | None = Field(default=1.0, ge=0, allow_inf_nan=False)
+    dollars: float | None = Field(default=1.0, ge=0)
     tokens: int | None = Field(default=None, ge=0)
     requests: int | None = Field(default=None, ge=0)
 
@@ -269,8 +269,8 @@ class RunConfig(_Part):
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, value: list[int]) -> list[int]:
-        if len(set(value)) != len(value) or min(value) < 0:
-            raise ValueError("seeds must be distinct and not negative")
+        if len(set(value)) != len(value) or min(value) < 0 or max(value) >= 2**63:
+            raise ValueError("seeds must be distinct, not negative, and below 2^63")
         return value
 
 

@@ -25,7 +25,7 @@ ROOMS = ("sources", "recommenders", "strategies", "llm_teachers", "distillation"
 class PluginConfig(BaseModel):
     """Base of the plug-ins' ``Config``: unknown fields are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def names(room: str) -> list[str]:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 
 import typer
 
 from alkd_ray.errors import AlkdError
 
 _INTERRUPTED = 130
+_ENDED = 128 + signal.SIGTERM
+# What the machine lacks, or forbids. Other errors of its are defects, and keep their traceback.
+_OF_THE_MACHINE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 def build() -> typer.Typer:
@@ -38,6 +55,7 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Entry point. Exit: 0 complete, 1 failure, 2 bad input, 3 partial, 4 stopped, 5 breached."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         build()()
     except AlkdError as error:
@@ -45,7 +63,19 @@ def main() -> None:
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, SystemExit) as ended:
         # The library of the command line makes an exit of most interruptions.
-        if isinstance(ended, SystemExit) and ended.code != _INTERRUPTED:
+        status = _INTERRUPTED if isinstance(ended, KeyboardInterrupt) else ended.code
+        if status not in (_INTERRUPTED, _ENDED):
             raise
         sys.stderr.write("alkd: interrupted; what is done is kept, the same command goes on\n")
-        sys.exit(_INTERRUPTED)
+        sys.exit(status)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"alkd: {where}{error.strerror}; what is done is kept\n")
+        sys.exit(1)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """What Kubernetes, Slurm and others end a process with does what Ctrl-C does."""
+    sys.exit(_ENDED)

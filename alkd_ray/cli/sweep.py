@@ -18,7 +18,7 @@ class _RunUnlessNamed(TyperGroup):
     """``alkd sweep FILE`` is ``alkd sweep run FILE``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and not args[0].startswith("-") and args[0] not in self.commands:
+        if args and not {*self.commands, "--help"} & set(args):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 

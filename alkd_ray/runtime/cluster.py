@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -52,12 +54,15 @@ def ensure_ray(num_cpus: int | None = None) -> bool:
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
+    at_end = signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address:
         _join(address, **quiet)
     else:
         cpus = num_cpus or max(2, os.cpu_count() or 2)
         _start(num_cpus=cpus, include_dashboard=False, **quiet)
+    if callable(at_end) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, at_end)  # Ray's own prints a dump and aborts
     atexit.register(shutdown)
     return True
 
@@ -74,7 +79,7 @@ def _join(address: str, **given: Any) -> None:
             where = (host.strip("[]"), int(port))
             socket.create_connection(where, timeout=REACHED_WITHIN_SECONDS).close()
         ray.init(address=address, **given)
-    except OSError as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise AlkdError(
             f"RAY_ADDRESS: no Ray can be reached at {address} ({' '.join(str(error).split())}); "
             "start it, or unset RAY_ADDRESS to work on this machine alone"

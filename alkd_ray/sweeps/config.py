@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +50,7 @@ OF_THE_WHOLE = {
 class Axis(BaseModel):
     """How one field varies: exactly one of these."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     grid: list[Any] | None = Field(default=None, min_length=1, description="each of these")
     cases: dict[str, dict[str, Any]] | None = Field(
@@ -168,9 +168,26 @@ class SweepConfig(BaseModel):
             for field in sorted(axis.all_fields(name)):
                 if why := OF_THE_WHOLE.get(field.split(".")[0]):
                     raise ValueError(f"over.{name}: {field} cannot vary: {why}")
+        for (name, axis), (other, beside) in itertools.combinations(self.over.items(), 2):
+            if axis.cases and beside.cases:
+                continue  # of two cases, which have names, the later one may correct the other
+            if found := _clash(axis.all_fields(name), beside.all_fields(other)):
+                raise ValueError(
+                    f"over.{name} sets {found[0]} and over.{other} sets {found[1]}: the later one "
+                    "undoes the other, whose values would be shown for what they are not; vary "
+                    "each field in one axis, or give both axes cases"
+                )
         if isinstance(self.finalists, int) and self.finalists < 1:
             raise ValueError("finalists: give a number from 1, or all")
         return self
+
+
+def _clash(earlier: Iterable[str], later: Iterable[str]) -> tuple[str, str] | None:
+    """Two fields of which the later one is the same, or has the earlier one as a part."""
+    for one, other in itertools.product(sorted(earlier), sorted(later)):
+        if f"{one}.".startswith(f"{other}."):
+            return one, other
+    return None
 
 
 # What decides neither a trial's result nor which trials there are.
@@ -248,7 +265,17 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Sweep:
     if config.seeds is not None:
         base["seeds"] = config.seeds
     others = [text for text in overrides or [] if not text.startswith(OWN)]
+    _check_overrides(others, own)
     return Sweep(config, configs.overridden(base, others), str(file))
+
+
+def _check_overrides(others: list[str], own: list[str]) -> None:
+    """Refuses fields of the run that are the sweep's."""
+    fields = {text.partition("=")[0] for text in others}
+    if "name" in fields:
+        raise InputError("name=...: the settings of a sweep have its name; give sweep.name=...")
+    if "seeds" in fields and any(text.startswith("seeds=") for text in own):
+        raise InputError("seeds=... and sweep.seeds=...: give one of them, both say the same")
 
 
 def points(sweep: SweepConfig) -> list[dict[str, Any]]:

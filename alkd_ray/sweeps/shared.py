@@ -96,8 +96,10 @@ class Shared:
 
     @property
     def ends_the_sweep(self) -> bool:
-        """A breach, or a stop with too little bought to go on with."""
-        return self.status == "breached" or (self.status == "stopped" and self.requests == 0)
+        """A breach, or nothing to go on with: all settings read rankings, and none has any."""
+        if self.status in ("complete", "breached"):
+            return self.status == "breached"
+        return not any(one.answered or not one.rankings for one in self.by_purchase.values())
 
     def trials(self, setting: Setting, config: RunConfig) -> list[Trial]:
         """The trials of a setting, one for each seed."""
@@ -361,6 +363,8 @@ def _count(
     if worst.status == "partial":
         failed = set().union(*(one.failed_requests() for one in bought.values()))
         shared.reason = f"{len(failed):,} of {shared.requests:,} different requests failed"
+        if len(failed) == shared.requests:
+            shared.reason += f" ({worst.reason})"  # which tells what the endpoint said
 
 
 def _written_hints(output: StageOutput) -> dict[str, Any]:

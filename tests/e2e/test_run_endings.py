@@ -8,6 +8,8 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.annotation_rows import Server, serving
 from tests.e2e.conftest import CommandLine
 from tests.e2e.test_annotate_cli import endpoint, refusing
@@ -37,8 +39,9 @@ def test_a_run_without_an_answer_names_the_reason(alkd: CommandLine, tmp_path: P
     assert "distillation" not in ended.stderr
 
 
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_command_says_that_nothing_is_lost(
-    alkd: CommandLine, tmp_path: Path
+    alkd: CommandLine, tmp_path: Path, sent: signal.Signals, status: int
 ) -> None:
     slow = ["train", str(alkd.config), "teacher.training.max_steps=1000000"]
     slow += ["teacher.training.patience=1000000", "student.training.patience=1000000"]
@@ -50,9 +53,9 @@ def test_an_interrupted_command_says_that_nothing_is_lost(
     for line in process.stderr:
         if "pretrain" in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.returncode == status
     assert said.splitlines()[-1] == (
         "alkd: interrupted; what is done is kept, the same command goes on"
     )
@@ -64,3 +67,9 @@ def test_a_run_root_that_is_a_file_is_named(alkd: CommandLine, tmp_path: Path) -
     for words in (("doctor",), ("train", str(alkd.config))):
         said = replace(alkd, home=file)(*words, status=2).stderr
         assert said == f"alkd: ALKD_HOME: {file} is not a folder; name one, which may be new\n"
+
+
+def test_a_run_root_that_cannot_be_made_is_named(alkd: CommandLine) -> None:
+    said = replace(alkd, home=Path("/proc/nope"))("train", str(alkd.config), status=1).stderr
+    assert said.splitlines()[-1].startswith("alkd: /proc/nope")
+    assert "Traceback" not in said

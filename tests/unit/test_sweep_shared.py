@@ -80,6 +80,28 @@ def hints_of(folder: Path, key: str, microusd: int) -> StageOutput:
     return StageOutput("hints", folder.name, folder, False, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("status", "answered", "ends"),
+    [
+        ("complete", {"bought": 0}, False),  # nothing was asked: TR and others read no rankings
+        ("partial", {"bought": 1, "other": 0}, False),
+        ("partial", {"bought": 0, "": 0}, False),  # one setting reads none
+        ("partial", {"bought": 0, "other": 0}, True),
+        ("stopped", {"bought": 0, "": 0}, False),
+        ("stopped", {"bought": 0}, True),
+        ("breached", {"bought": 5, "": 0}, True),
+    ],
+)
+def test_a_sweep_ends_before_its_trials_where_none_could_learn(
+    status: RunStatus, answered: dict[str, int], ends: bool
+) -> None:
+    prepared = {
+        f"purchase of {rankings}": Prepared("data", {}, rankings, answered=count)
+        for rankings, count in answered.items()
+    }
+    assert Shared(prepared, status=status).ends_the_sweep is ends
+
+
 def test_failed_requests_are_counted_over_all_settings_each_once(tmp_path: Path) -> None:
     shared = Shared()
     by_purchase = {
@@ -93,3 +115,10 @@ def test_failed_requests_are_counted_over_all_settings_each_once(tmp_path: Path)
     assert shared.status == "partial"
     assert shared.reason == "2 of 5 different requests failed"
     assert (shared.requests, shared.unshared, shared.microusd) == (5, 9, 50 + 2 * 7)
+
+
+def test_where_all_requests_failed_it_is_told_what_was_said(tmp_path: Path) -> None:
+    shared = Shared()
+    one = bought(tmp_path / "a", "partial", {"k1": "no answer", "k2": "no answer"})
+    sharing._count(shared, {"first": one}, Counter({"first": 1}), [])
+    assert shared.reason == "2 of 2 different requests failed (2 of 2 rows failed)"

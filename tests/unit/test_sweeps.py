@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,16 @@ def test_every_sweep_that_ships_is_valid(file: Path) -> None:
         ({"over": {"books": {"grid": [""]}}}, "books cannot vary"),
         ({"over": {"how": {"cases": {"a": {"storage": "/x"}}}}}, "over.how: storage cannot vary"),
         ({"over": {"tracking.enabled": {"grid": [True]}}}, "tracking.enabled cannot vary"),
+        ({"over": {"student.dim": {"uniform": [0.1, math.nan]}}}, "finite"),
+        ({"over": {"student.dim": {"loguniform": [0.1, math.inf]}}}, "finite"),
+        (
+            {"over": {"student.dim": {"grid": [4]}, "x": {"cases": {"a": {"student.dim": 6}}}}},
+            "over.student.dim sets student.dim and over.x sets student.dim",
+        ),
+        (
+            {"over": {"student.dim": {"grid": [4]}, "student": {"grid": [{"dim": 5}]}}},
+            "the later one undoes the other",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_sweep_is_said(
@@ -111,6 +122,23 @@ def test_what_is_wrong_with_a_sweep_is_said(
 ) -> None:
     with pytest.raises(InputError, match=said):
         settings(written(tmp_path, **fields))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["name=other"], "give sweep.name"),
+        (["seeds=[1]", "sweep.seeds=[2]"], "give one of them"),
+        (["seeds=[99999999999999999999]"], "below 2\\^63"),
+        (["student.training.learning_rate=.inf"], "finite"),
+    ],
+)
+def test_what_is_wrong_with_overrides_of_a_sweep_is_said(
+    tmp_path: Path, overrides: list[str], said: str
+) -> None:
+    file = written(tmp_path, over={"student.dim": {"grid": [4, 5]}})
+    with pytest.raises(InputError, match=said):
+        sweeps.load(file, overrides).of({})
 
 
 def test_a_sweep_takes_values_from_the_environment_as_a_run_does(
