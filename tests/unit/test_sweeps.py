@@ -112,7 +112,7 @@ def test_every_sweep_that_ships_is_valid(file: Path) -> None:
             "over.student.dim sets student.dim and over.x sets student.dim",
         ),
         (
-            {"over": {"student.dim": {"grid": [4]}, "student": {"grid": [{"dim": 5}]}}},
+            {"over": {"student.dim": {"grid": [4]}, "x": {"cases": {"a": {"student": {}}}}}},
             "the later one undoes the other",
         ),
     ],
@@ -184,8 +184,8 @@ def test_it_is_asked_before_any_setting_costs_real_money(
 @pytest.mark.parametrize(
     ("kinds", "deciding"),
     [
-        (["consistency", "overlap"], {"difficulty.kind", "student.dim", "how"}),
-        (["consistency"], {"difficulty.kind", "how"}),
+        (["consistency", "overlap"], {"difficulty.kind", "student.dim", "asked"}),
+        (["consistency"], {"difficulty.kind", "asked"}),
     ],
 )
 def test_all_that_a_point_of_optuna_may_need_is_bought_before(
@@ -193,9 +193,9 @@ def test_all_that_a_point_of_optuna_may_need_is_bought_before(
 ) -> None:
     """Where the student decides what is selected, each student's selection is bought."""
     over = {
+        "asked": {"cases": {"llm": {"distillation": {"method": "alkdrec"}}}},
         "difficulty.kind": {"grid": kinds},
         "student.dim": {"choice": [4, 5]},
-        "how": {"cases": {"llm": {"distillation": {"method": "alkdrec"}}}},
         "distillation.training.learning_rate": {"loguniform": [1e-4, 1e-2]},
     }
     sweep = sweeps.load(written(tmp_path, over=over, search="optuna", samples=4))
