@@ -183,9 +183,20 @@ def _pretraining(context: Context, role: str, imported: StageOutput, seed: int) 
             "role": role,
             "model": model.model_dump(),
             "window": context.config.data.window,
+            **_defaults_of_yours(model.backbone, model.options),
         },
         "seed": seed,
     }
+
+
+def _defaults_of_yours(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """For a key: all options of a recommender from outside (``package.module:Class``).
+
+    Where a default of ours changes, the stage's version is raised; of yours, nobody would do so.
+    """
+    if ":" not in name:
+        return {}
+    return {"plugin": registry.options("recommenders", name, options).model_dump(mode="json")}
 
 
 def distil(
@@ -343,7 +354,11 @@ def evaluate_baseline(context: Context, imported: StageOutput, name: str) -> Sta
         make,
         version=1,
         inputs={"dataset": imported.key},
-        settings={"baseline": name, "window": context.config.data.window},
+        settings={
+            "baseline": name,
+            "window": context.config.data.window,
+            **_defaults_of_yours(name, {}),
+        },
         of=name,
     )
 
