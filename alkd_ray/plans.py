@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from alkd_ray import buying, hinting
 from alkd_ray.annotation import entries, passes, planning, worker
 from alkd_ray.annotation import hints as hint_writer
+from alkd_ray.annotation.batches import Batches
 from alkd_ray.annotation.database import Database, are_there
 from alkd_ray.annotation.experience import Experience, learned
 from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.parse import PARSER_VERSION
-from alkd_ray.annotation.planning import Plan, Size
+from alkd_ray.annotation.planning import InBatches, Plan, Size
 from alkd_ray.annotation.questions import HintsQuestion, Question, RankQuestions, hints_question
 from alkd_ray.annotation.store import Store
 from alkd_ray.annotation.worker import AnnotationJob
@@ -102,8 +103,6 @@ def plan_together(
     tallies: dict[tuple[str, str, str], _Tally] = {}
     unshared = 0
     with _store(context) as store:
-        if store is not None:
-            left = _left(Ledger(store.database), context.config, left)
         for run, count in zip(runs, settings, strict=True):
             asked = questions_of(*run, store)
             if asked is None:
@@ -112,6 +111,9 @@ def plan_together(
             kind = (asked.endpoint.identity, asked.endpoint.model, annotation.mode)
             tally = tallies.setdefault(kind, _Tally(asked.endpoint, annotation))
             unshared += count * tally.add(asked, store)
+        if store is not None:
+            in_batches = [tally.in_batches(store, context.config) for tally in tallies.values()]
+            left = _left(Ledger(store.database), context.config, left, in_batches)
         plans = [found for tally in tallies.values() for found in tally.plans(store, left)]
     if not plans:
         return None
@@ -126,6 +128,7 @@ class _Tally:
     annotation: AnnotationConfig
     keys: dict[str, set[str]] = field(default_factory=lambda: {"hints": set(), "rank": set()})
     sizes: dict[str, dict[str, Size]] = field(default_factory=lambda: {"hints": {}, "rank": {}})
+    waiting: frozenset[str] = frozenset()  # keys of those that are in batches, and not sent again
 
     def add(self, asked: Asked, store: Store | None) -> int:
         """Counts a run's questions in; returns how many different ones it asks by itself."""
@@ -136,29 +139,49 @@ class _Tally:
                 self.sizes[kind].setdefault(key, size)
         return len({question.key for question in asked.hints}) + len(asked.rankings)
 
+    def in_batches(self, store: Store, config: RunConfig) -> InBatches:
+        """Leaves the rankings out that are in batches; what they are."""
+        has_batches = self.annotation.mode == "batch"
+        found = planning.in_batches(
+            self.sizes["rank"],
+            Batches(store.database).all_held(),
+            buying.budget_name(config) if has_batches else "",
+            worker.rates_of(self.endpoint, in_batches=has_batches),
+            self._learned(store),
+        )
+        self.waiting = found.keys
+        return found
+
+    def _learned(self, store: Store | None) -> Experience:
+        if store is None:
+            return Experience()
+        return learned(store.database, self.endpoint.identity, self.endpoint.model, "rank")
+
     def plans(self, store: Store | None, left: Caps) -> list[Plan]:
         """Of hints, which are asked live, and of rankings."""
-        identity, model = self.endpoint.identity, self.endpoint.model
-        known = learned(store.database, identity, model, "rank") if store else Experience()
+        known = self._learned(store)
         return [
             planning.plan(
-                list(self.sizes[kind].values()),
+                [size for key, size in self.sizes[kind].items() if key not in self.waiting],
                 len(self.keys[kind]),
-                worker.rates_of(self.endpoint, in_batches=in_batches),
+                worker.rates_of(self.endpoint, in_batches=has_batches),
                 left,
                 known,
                 worker.speed_of(self.annotation),
             )
-            for kind, in_batches in (("hints", False), ("rank", self.annotation.mode == "batch"))
+            for kind, has_batches in (("hints", False), ("rank", self.annotation.mode == "batch"))
         ]
 
 
-def _left(ledger: Ledger, config: RunConfig, caps: Caps) -> Caps:
-    """What the config's caps leave of its budget."""
+def _left(ledger: Ledger, config: RunConfig, caps: Caps, in_batches: Sequence[InBatches]) -> Caps:
+    """What the config's caps leave of its budget when what is in batches is collected."""
     name = buying.budget_name(config)
     if name not in ledger.budgets():
         return caps
-    return entries.left(replace(ledger.state(name), caps=caps))
+    state = replace(ledger.state(name), caps=caps)
+    for waiting in in_batches:
+        state = waiting.collected(state)
+    return entries.left(state)
 
 
 def reread(context: Context, inputs: Inputs) -> Reread | None:

@@ -51,6 +51,10 @@ class BatchKeeping:
         """Whether nobody has claimed it from us."""
         return self.desk.database.patiently(lambda _: self.batches.is_ours(label))
 
+    def submits(self, label: str) -> bool:
+        """Notes that it is submitted next; False = somebody else has it, and it is not."""
+        return self.desk.database.patiently(lambda _: self.batches.note_submitting(label))
+
     def keys_under_way(self) -> set[str]:
         """Keys of all requests that an answer may come for, anybody's."""
         keys = self.desk.database.patiently(lambda _: self.batches.keys_under_way())

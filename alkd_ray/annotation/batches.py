@@ -7,6 +7,7 @@ again by its label, so that a process that dies at any step leaves nothing that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from alkd_ray.annotation.database import Database, now
@@ -16,6 +17,9 @@ BATCH_COLUMNS = (
     "label, budget, owner, endpoint, model, structured, batch_id, outcome, prepared_at, ended_at, "
     "is_over"
 )
+
+# The outcome of a batch from just before it is submitted until its id is known.
+SUBMITTING = "submitting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +34,9 @@ class BatchEntry:
         model: the model's name.
         structured: the response format that its requests ask for.
         batch_id: the endpoint's id of the batch, "" while it is not known to be submitted.
-        outcome: how it ended.
-        prepared_at, ended_at: UTC, ISO 8601; "" for not yet.
+        outcome: how it ended; :data:`SUBMITTING` while it is perhaps submitted.
+        prepared_at: when it was written down, or last about to be submitted; UTC, ISO 8601.
+        ended_at: the same for its end; "" for not yet.
         is_over: its answers are recorded.
     """
 
@@ -46,6 +51,16 @@ class BatchEntry:
     prepared_at: str
     ended_at: str
     is_over: bool
+
+    @property
+    def is_perhaps_submitted(self) -> bool:
+        """Whether the endpoint may have it although nobody knows its id."""
+        return not self.batch_id and self.outcome == SUBMITTING
+
+    @property
+    def age_seconds(self) -> float:
+        """Since ``prepared_at``, by this machine's clock."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.prepared_at)).total_seconds()
 
 
 class Batches:
@@ -68,11 +83,26 @@ class Batches:
                 (label, budget, owner, endpoint, model, structured, now()),
             )
 
+    def note_submitting(self, label: str) -> bool:
+        """It is submitted next, unless it is not this driver's any more; returns whether it is.
+
+        Without this note a batch was certainly not submitted; with it, nobody knows until it is
+        found at the endpoint, which may take a while to list it.
+        """
+        with self.database.transaction():
+            if not self.is_ours(label):
+                return False
+            self.database.execute(
+                "UPDATE batches SET outcome = ?, prepared_at = ? WHERE label = ?",
+                (SUBMITTING, now(), label),
+            )
+            return True
+
     def note_submitted(self, label: str, batch_id: str) -> None:
         """The endpoint has it."""
         with self.database.transaction():
             self.database.execute(
-                "UPDATE batches SET batch_id = ? WHERE label = ?", (batch_id, label)
+                "UPDATE batches SET batch_id = ?, outcome = '' WHERE label = ?", (batch_id, label)
             )
 
     def end(self, label: str, outcome: str) -> None:
@@ -132,6 +162,14 @@ class Batches:
             "SELECT request_key FROM holds WHERE status = 'held' AND request_key <> ''"
         )
         return {key for (key,) in rows}
+
+    def all_held(self) -> list[HoldEntry]:
+        """The holds of all requests that are in a batch under way, of any budget."""
+        rows = self.database.execute(
+            f"SELECT {HOLD_COLUMNS} FROM holds WHERE status = 'held' AND batch <> '' "  # noqa: S608 - our own column names
+            "ORDER BY number"
+        )
+        return [entry_of(row) for row in rows]
 
     def _writers(self, label: str) -> set[int]:
         rows = self.database.execute(

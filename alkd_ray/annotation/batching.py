@@ -2,40 +2,42 @@
 
 The same questions, keys, holds and answers as one request at a time (:mod:`asking`), so either
 mode finds what the other has bought. The order of steps: hold and write the batch down, upload,
-submit, wait, then store and settle line by line, and only then read. Each step can be the last
-one of a process: the next one goes on from the books, and asks the endpoint for a batch that was
-perhaps submitted by its label, so that none is submitted twice.
+note that it is submitted next, submit, wait, then store and settle line by line, and only then
+read. Each step can be the last one of a process: the next one goes on from the books, and looks for
+a batch that was perhaps submitted by its label, so that none is submitted twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import uuid4
 
-from alkd_ray.annotation.asking import Questions, billed
+from alkd_ray.annotation.asking import Questions
+from alkd_ray.annotation.batch_collecting import BatchCollecting
 from alkd_ray.annotation.batch_keeping import BatchKeeping
-from alkd_ray.annotation.batch_looks import RETRY_SECONDS, BatchLooks
-from alkd_ray.annotation.batch_rows import BatchRows, Draft, Wanted, problem_of
+from alkd_ray.annotation.batch_looks import BatchLooks, NotNowError
+from alkd_ray.annotation.batch_rows import BatchRows, Draft, Wanted
 from alkd_ray.annotation.batches import BatchEntry
 from alkd_ray.annotation.desk import Desk
 from alkd_ray.annotation.entries import HoldEntry
-from alkd_ray.annotation.operations import LeaveUnresolved, Record, Release, Stop
+from alkd_ray.annotation.operations import Stop
 from alkd_ray.annotation.pricing import Rates
-from alkd_ray.errors import AlkdError
 from alkd_ray.llm_teachers import Endpoint
-from alkd_ray.llm_teachers._batch_client import BatchClient, MayComeLaterError
-from alkd_ray.llm_teachers._batch_results import BatchLine, BatchStatus, says_full
-from alkd_ray.llm_teachers._client import MOST_SAID, NotBilledError, OutcomeUnknownError
-from alkd_ray.llm_teachers._completions import read_answer
+from alkd_ray.llm_teachers._batch_client import BatchClient
+from alkd_ray.llm_teachers._batch_results import BatchStatus, says_full
+from alkd_ray.llm_teachers._client import NotBilledError, OutcomeUnknownError
 
 # OpenAI takes 200 MB; half of it leaves room for other endpoints, and for memory.
 MOST_FILE_BYTES = 100_000_000
-LINES_AT_ONCE = 200
-OUTPUT_LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
+RETRY_SECONDS = 1.0
+# A batch whose submission had no good answer, or was cut off, is in the endpoint's list by then, or
+# most likely never.
+APPEARS_WITHIN_SECONDS = 600.0
 # Looks, one a poll, that find no batch of its id. A replica that lags behind, or a proxy's page,
 # says 404 as well, and a batch taken for lost is bought again.
 LOST_AFTER = 5
@@ -86,6 +88,7 @@ class BatchAsker:
         self.tell = tell
         self.rows = BatchRows(questions, endpoint, rates, desk, settings.tries)
         self.kept = BatchKeeping(self.rows, desk, endpoint)
+        self.results = BatchCollecting(questions, rates, desk, self.rows, self.kept)
         self._failed_batches = 0  # in a row
         self._most_at_once: int | None = None  # batches that the endpoint's queue has room for
         self._missed: Counter[str] = Counter()  # label -> looks in a row that did not find it
@@ -95,11 +98,11 @@ class BatchAsker:
         """Works until every row is answered or has failed, or the pass must end.
 
         Raises:
-            AlkdError: the endpoint cannot be reached; its batches go on, and so does the pass when
-                it is begun again.
+            UnreachableError: the endpoint cannot be asked; its batches go on, and so does the pass
+                when it is begun again.
         """
         async with BatchClient(self.endpoint) as client:
-            looks = BatchLooks(client, self.settings.tries)
+            looks = BatchLooks(client)
             await self._take_over(looks)
             self.rows.pull()
             while True:
@@ -109,10 +112,23 @@ class BatchAsker:
                 rows_wait = bool(self.rows.waiting) and not self.desk.is_stopped
                 if not self.kept.under_way and not rows_wait:
                     return
-                await asyncio.sleep(self.settings.poll_seconds)
+                pause = looks.not_before - time.monotonic()
+                await asyncio.sleep(max(self.settings.poll_seconds, pause))
                 await self._look(looks)
                 if rows_wait:
                     await self._take_over(looks)
+
+    async def collect_left_over(self) -> None:
+        """Collects what is ready of the batches of passes that have ended, and waits for none.
+
+        Raises:
+            UnreachableError: the endpoint cannot be asked.
+        """
+        async with BatchClient(self.endpoint) as client:
+            looks = BatchLooks(client)
+            await self._take_over(looks)
+            await self._look(looks)
+        self.tell()
 
     # What is there.
 
@@ -120,27 +136,37 @@ class BatchAsker:
         """Goes on with the batches of drivers that have ended, and looks for doubtful ones."""
         for entry in self.kept.claimed():
             holds = self.kept.holds(entry.label)
-            if not any(hold.status == "held" for hold in holds):
-                await self._look_again(looks, entry, holds)
-            elif entry.batch_id:
-                self.kept.under_way[entry.label] = entry
-            elif (found := await looks.find(entry)) is not None:
-                self.kept.submitted(entry.label, found)
-            else:
-                self.kept.give_back(entry.label, "it was never submitted")
+            with suppress(NotNowError):  # the next look finds it as it is now
+                if not any(hold.status == "held" for hold in holds):
+                    await self._look_again(looks, entry, holds)
+                elif entry.batch_id:
+                    self.kept.under_way[entry.label] = entry
+                else:
+                    await self._look_for(looks, entry)
 
     async def _look_again(
         self, looks: BatchLooks, entry: BatchEntry, holds: Sequence[HoldEntry]
     ) -> None:
         """Goes on with a batch none of whose holds is held, if the endpoint knows it."""
-        by_id = bool(entry.batch_id)
-        found = await (looks.status(entry) if by_id else looks.find(entry, times=1))
+        found = await (looks.status(entry) if entry.batch_id else looks.find(entry))
         unresolved = frozenset(hold.key for hold in holds if hold.status == "unresolved")
         if found is not None:
             self.kept.submitted(entry.label, found)
             self.kept.late[entry.label] = unresolved
         elif not unresolved:  # all were settled, by hand or by a process that ended right after
             self.kept.end(entry.label, "lost", left=())
+
+    async def _look_for(self, looks: BatchLooks, entry: BatchEntry) -> None:
+        """Goes on with a batch that may be submitted; what is held for it waits for a while."""
+        # One without a note was not submitted, unless a version wrote it down that made none.
+        found = await looks.find(entry)
+        if found is not None:
+            self.kept.submitted(entry.label, found)
+            self._failed_batches = 0
+        elif not entry.is_perhaps_submitted:
+            self.kept.give_back(entry.label, "it was never submitted")
+        elif entry.age_seconds > APPEARS_WITHIN_SECONDS:
+            self.kept.doubt(entry.label, "nobody knows whether its batch was submitted")
 
     # From rows to batches.
 
@@ -202,7 +228,7 @@ class BatchAsker:
                 await asyncio.sleep(RETRY_SECONDS * 2**number)
             try:
                 file_id = await looks.client.upload(b"".join(draft.lines), name)
-                if not self.kept.is_ours(draft.label):
+                if not self.kept.submits(draft.label):
                     self.kept.let_go(draft.label)
                     return True
                 self.kept.submitted(draft.label, await looks.client.create(file_id, draft.label))
@@ -213,12 +239,7 @@ class BatchAsker:
                 if error.is_hopeless or error.is_permanent:
                     break
             except OutcomeUnknownError as error:
-                problem, is_busy = str(error), False
-                if await self._was_submitted(looks, draft.label, error):
-                    return True
-                if isinstance(error, MayComeLaterError):
-                    self._count_failure(problem)
-                    return False
+                return await self._was_submitted(looks, draft.label, str(error))
         self.kept.give_back(draft.label, problem)
         if not self._awaits_room(is_busy or says_full(problem)):
             self._stop(
@@ -226,25 +247,20 @@ class BatchAsker:
             )
         return False
 
-    async def _was_submitted(
-        self, looks: BatchLooks, label: str, problem: OutcomeUnknownError
-    ) -> bool:
-        """Looks for a batch whose submission had no good answer; it may be left doubtful.
+    async def _was_submitted(self, looks: BatchLooks, label: str, problem: str) -> bool:
+        """Looks for a batch whose submission had no good answer; else the next looks do.
 
-        Raises:
-            AlkdError: the endpoint does not say.
+        Its label is never submitted again: of two batches with one label, one would be lost.
         """
-        why = f"nobody knows whether its batch was submitted: {problem}"
-        try:
+        found: BatchStatus | None = None
+        with suppress(NotNowError):
             found = await looks.find(self.kept.batches.entry(label))
-        except AlkdError:
-            self.kept.doubt(label, why)
-            raise
         if found is not None:
             self.kept.submitted(label, found)
-        elif isinstance(problem, MayComeLaterError):
-            self.kept.doubt(label, why)
-        return found is not None
+            return True
+        self.kept.let_go(label)
+        self._count_failure(problem)
+        return False
 
     def _awaits_room(self, is_full: bool) -> bool:
         """Whether a queue that is full will have room once a batch of ours has ended."""
@@ -273,18 +289,23 @@ class BatchAsker:
             if not self.kept.is_ours(label):
                 self.kept.let_go(label)
                 continue
-            status = await looks.status(entry)
-            if status is None:
-                status = await self._not_there(looks, entry)
-            else:
-                self._missed.pop(label, None)
-            if status is None:
-                continue
-            if status.is_over:
-                await self._collect(looks, label, status)
-            elif self._is_breached() and label not in self._cancelled:
-                self._cancelled.add(label)
-                await looks.cancel(self.kept.under_way[label])
+            with suppress(NotNowError):  # what it has said is recorded, the rest waits
+                await self._look_at(looks, entry)
+
+    async def _look_at(self, looks: BatchLooks, entry: BatchEntry) -> None:
+        label = entry.label
+        status = await looks.status(entry)
+        if status is None:
+            status = await self._not_there(looks, entry)
+        else:
+            self._missed.pop(label, None)
+        if status is None:
+            return
+        if status.is_over:
+            await self._collect(looks, label, status)
+        elif self._is_breached() and label not in self._cancelled:
+            self._cancelled.add(label)
+            await looks.cancel(self.kept.under_way[label])
 
     def _is_breached(self) -> bool:
         """Only this ends what was bought: other ends of a pass say nothing against its batches."""
@@ -305,12 +326,11 @@ class BatchAsker:
 
     async def _collect(self, looks: BatchLooks, label: str, status: BatchStatus) -> None:
         """Records every line of a batch that is over, then what is left of it."""
-        open_holds = self.kept.open_holds(label)
-        for file_id in (status.output_file_id, status.error_file_id):
-            if file_id:
-                await self._collect_file(looks, label, file_id, open_holds)
+        left = await self.results.collected(looks, label, status)
+        if left is None:
+            return
         problem = "; ".join(status.problems)[:300]
-        if status.state == "failed":
+        if status.state == "failed" and not status.output_file_id and not status.completed:
             self.kept.give_back(label, f"failed: {problem}")
             if not self._awaits_room(says_full(problem)):
                 self._count_failure(problem)
@@ -318,64 +338,4 @@ class BatchAsker:
         self._failed_batches = 0
         if self._most_at_once is not None:  # what filled the queue may have been somebody else's
             self._most_at_once += 1
-        self.kept.end(label, status.state, left=open_holds.values())
-
-    async def _collect_file(
-        self, looks: BatchLooks, label: str, file_id: str, open_holds: dict[str, HoldEntry]
-    ) -> None:
-        group: list[tuple[BatchLine, HoldEntry]] = []
-
-        def take(line: BatchLine) -> None:
-            if line.custom_id in open_holds:
-                group.append((line, open_holds.pop(line.custom_id)))
-            if len(group) >= LINES_AT_ONCE:
-                self._record(label, group)
-                group.clear()
-
-        try:
-            await looks.lines(file_id, take)
-        finally:
-            self._record(label, group)  # lines that came before the file broke off are good
-
-    def _record(self, label: str, group: Sequence[tuple[BatchLine, HoldEntry]]) -> None:
-        """Stores and settles a group of lines durably, then reads them."""
-        settled = [self._settled(line, hold) for line, hold in group]
-        self.desk.apply(settled)
-        asked_with = self.kept.under_way[label].structured
-        with self.desk.database.transaction():  # one commit for all that is read
-            for (line, hold), outcome in zip(group, settled, strict=True):
-                wanted = self.rows.by_key.get(hold.key)
-                if wanted is None:
-                    continue  # a row of another pass; what was bought for it is in the store
-                question = self.questions[wanted.index]
-                match outcome:
-                    case Record():
-                        self.rows.read(wanted, question)
-                    case LeaveUnresolved():
-                        self.rows.failed(wanted, question, NotBilledError(outcome.why))
-                    case Release():
-                        self.rows.failed(wanted, question, problem_of(line), asked_with)
-
-    def _settled(self, line: BatchLine, hold: HoldEntry) -> Record | Release | LeaveUnresolved:
-        """What becomes of a line's hold."""
-        if not line.raw or line.error:
-            return Release(hold.hold_id)
-        answer = read_answer(line.raw)
-        if not answer.is_completion:  # whatever came in its place may have been billed
-            said = " ".join(line.raw.split())[:MOST_SAID]
-            return LeaveUnresolved(hold.hold_id, f"its line holds no completion: {said}")
-        body = self.desk.store.requests([hold.key])[hold.key].body
-        asked = json.loads(body)
-        # The field of the day it was asked with, whatever the config says now.
-        limit = next(asked[name] for name in OUTPUT_LIMIT_FIELDS if name in asked)
-        return Record(
-            hold.hold_id,
-            hold.key,
-            hold.attempt,
-            answer.raw,
-            answer.finish_reason,
-            answer.usage,
-            limit,
-            billed(self.rates, answer.usage, hold.worst),
-            len(body.encode()) if hold.attempt == 1 else 0,
-        )
+        self.kept.end(label, status.state, left=left)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from alkd_ray.annotation import pricing
+from alkd_ray.annotation import entries, pricing
+from alkd_ray.annotation.entries import HoldEntry
 from alkd_ray.annotation.experience import Experience
 from alkd_ray.annotation.pricing import Rates, usd
 from alkd_ray.errors import BudgetError
-from alkd_ray.types import Amounts, Caps, Usage
+from alkd_ray.types import Amounts, Caps, LedgerState, Usage
 
 # Where nothing was learned, the least is a third less than expected; where it was, a tenth.
 LEAST_SHARE = 2 / 3
@@ -64,6 +65,26 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class InBatches:
+    """Requests of a pass that are in batches under way: they are not sent again.
+
+    Attributes:
+        keys: which they are.
+        worst: what one budget holds for those that the pass will collect.
+        expected: what these are expected to cost.
+    """
+
+    keys: frozenset[str]
+    worst: Amounts
+    expected: Amounts
+
+    def collected(self, state: LedgerState) -> LedgerState:
+        """The budget as it is expected to be when they are collected: a hold is dearer."""
+        held = entries.minus(state.held, self.worst) + self.expected
+        return replace(state, held=held)
+
+
+@dataclass(frozen=True, slots=True)
 class Speed:
     """How fast requests may be sent; see :class:`Plan`."""
 
@@ -110,6 +131,31 @@ def plan(
         left,
         known.answers,
         _seconds(expected, known, speed or Speed()) if sizes else 0.0,
+    )
+
+
+def in_batches(
+    sizes: Mapping[str, Size],
+    held: Sequence[HoldEntry],
+    collecting: str,
+    rates: Rates,
+    experience: Experience,
+) -> InBatches:
+    """Finds those of ``sizes``, by key, that are in batches.
+
+    Args:
+        sizes: the requests that have no answer yet.
+        held: holds of the batches under way, of any budget.
+        collecting: the budget of a pass that waits for its batches; "" for one that does not.
+        rates: those of batches.
+        experience: what is known of tokens.
+    """
+    found = [hold for hold in held if hold.key in sizes]
+    ours = [hold for hold in found if hold.budget == collecting]
+    return InBatches(
+        frozenset(hold.key for hold in found),
+        sum((hold.worst for hold in ours), Amounts()),
+        plan([sizes[hold.key] for hold in ours], 0, rates, Caps(), experience).expected,
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alkd_ray import registry
 from alkd_ray.annotation import entries, parse, passes, planning, pricing
@@ -27,14 +28,19 @@ from alkd_ray.annotation.questions import RankQuestions
 from alkd_ray.annotation.store import Store
 from alkd_ray.annotation.turns import Limits, Turns
 from alkd_ray.config import AnnotationConfig, LLMConfig, canonical_hash
+from alkd_ray.errors import InputError
 from alkd_ray.llm_teachers import ChatTeacher, Endpoint, RecordedTeacher
 from alkd_ray.types import Annotation, AnnotationOutcome, Caps, Catalogue, RankRequest
+
+if TYPE_CHECKING:
+    from alkd_ray.annotation.batching import BatchAsker
 
 PROGRESS_SECONDS = 0.5
 # The actors of a killed run need a moment to notice; until then one of them writes the books.
 WRITER_SECONDS = 15.0
 
 Tell = Callable[[Progress], None]
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +145,12 @@ def ask_all(
         described = teacher.describe()
         desk, at, rates = open_desk(job, described, questions, database)
         left_over = in_batches and Batches(database).under_way(described.identity, described.model)
-        if at.pending or left_over:
+        if at.pending:
             work = _work_in_batches if in_batches else _work
             with teacher.endpoint() as endpoint:
                 asyncio.run(work(job, questions, endpoint, rates, desk, at, progress))
+        elif left_over:
+            _collect_left_over(job, teacher, questions, rates, desk, at, progress)
         return passes.outcome(questions, at, desk.store, desk.standing())
 
 
@@ -187,8 +195,14 @@ def open_desk(
         at = passes.begin(questions, desk.store)
         at.last_hold = desk.last_hold
         rows, first_answers = at.pending, at.first_answers
-        left = entries.left(desk.ledger.state(job.budget_name))
-        planning.check(at.plan(rates, left, experience), job.annotation.partial)
+        sizes = dict(zip(at.pending.keys.values(), at.sizes, strict=True))
+        collecting = job.budget_name if job.annotation.mode == "batch" else ""
+        held = Batches(database).all_held()
+        waiting = planning.in_batches(sizes, held, collecting, rates, experience)
+        left = entries.left(waiting.collected(desk.ledger.state(job.budget_name)))
+        to_send = [size for key, size in sizes.items() if key not in waiting.keys]
+        planned = replace(at, sizes=to_send).plan(rates, left, experience)
+        planning.check(planned, job.annotation.partial)
         desk.ledger.note_rates(job.budget_name, endpoint.model, rates)
     desk.add(rows, first_answers, endpoint=endpoint.identity, model=endpoint.model)
     return desk, at, rates
@@ -289,6 +303,38 @@ async def _work_in_batches(
     at: Pass,
     progress: Tell | None,
 ) -> None:
+    await _batch_asker(job, questions, endpoint, rates, desk, at, progress).run()
+
+
+def _collect_left_over(
+    job: AnnotationJob,
+    teacher: ChatTeacher,
+    questions: Questions,
+    rates: Rates,
+    desk: Desk,
+    at: Pass,
+    progress: Tell | None,
+) -> None:
+    """Collects other passes' batches for one that has all it wants: it fails for none of them."""
+    from alkd_ray.annotation.batch_looks import UnreachableError
+
+    try:
+        with teacher.endpoint() as endpoint:
+            asker = _batch_asker(job, questions, endpoint, rates, desk, at, progress)
+            asyncio.run(asker.collect_left_over())
+    except (InputError, UnreachableError) as error:
+        _LOG.warning("batches of other passes are left where they are: %s", error)
+
+
+def _batch_asker(
+    job: AnnotationJob,
+    questions: Questions,
+    endpoint: Endpoint,
+    rates: Rates,
+    desk: Desk,
+    at: Pass,
+    progress: Tell | None,
+) -> BatchAsker:
     # Here, since it brings the SDK along.
     from alkd_ray.annotation.batching import BatchAsker, BatchSettings
 
@@ -298,7 +344,7 @@ async def _work_in_batches(
 
     annotation = job.annotation
     settings = BatchSettings(annotation.batch_size, annotation.batch_poll_seconds, annotation.tries)
-    await BatchAsker(questions, endpoint, rates, desk, settings, tell).run()
+    return BatchAsker(questions, endpoint, rates, desk, settings, tell)
 
 
 def _replayed(job: AnnotationJob, teacher: RecordedTeacher, row: int, store: Store) -> Annotation:

@@ -40,13 +40,6 @@ LABEL = "alkd"  # the key of a batch's metadata that holds its label
 _PAGE = 100  # batches asked for at once, the most that OpenAI gives
 
 
-class MayComeLaterError(OutcomeUnknownError):
-    """Nobody can tell whether the endpoint is still at it: a batch may appear after a while.
-
-    An endpoint that answers by itself, if only with an error, has ended what it did.
-    """
-
-
 class BatchClient:
     """One endpoint's batches, through ``openai.AsyncOpenAI`` over aiohttp; its retries are off.
 
@@ -108,8 +101,8 @@ class BatchClient:
 
         Raises:
             NotBilledError: refused or not sent; there is no batch.
-            OutcomeUnknownError: there may be a batch; :meth:`find` tells. For a
-                :class:`MayComeLaterError` it tells so only when it finds one.
+            OutcomeUnknownError: there may be a batch, or will be after a while; :meth:`find` tells
+                so only when it finds one.
         """
         body = {
             "input_file_id": file_id,
@@ -244,12 +237,10 @@ class BatchClient:
         except openai.APIStatusError as error:
             status = error.status_code
             # A batch is dear and easily found again: no failure within the endpoint is trusted.
-            if may_bill and status in GATEWAY_STATUS:
-                raise MayComeLaterError(
-                    f"{what}: HTTP {status} from a gateway; there may be one, perhaps later"
+            if may_bill and (status >= 500 or status in GATEWAY_STATUS):
+                raise OutcomeUnknownError(
+                    f"{what}: HTTP {status}; there may be one, perhaps later"
                 ) from None
-            if may_bill and status >= 500:
-                raise OutcomeUnknownError(f"{what}: HTTP {status}; there may be one") from None
             if status in GATEWAY_STATUS:
                 raise NotBilledError(
                     f"{what}: HTTP {status} from a gateway", status=status
@@ -276,4 +267,4 @@ def _is_older(batch: Mapping[str, Any], since: float) -> bool:
 
 def _broken(what: str, cause: str, may_bill: bool) -> Exception:
     said = f"{what}: the connection ended without a whole answer: {cause}"
-    return MayComeLaterError(said) if may_bill else NotBilledError(said)
+    return OutcomeUnknownError(said) if may_bill else NotBilledError(said)

@@ -1,6 +1,7 @@
 """A pass by batches in a process of its own, which kills itself with -9 at a named step.
 
-Run as ``python -m tests.faults._batch_pass FOLDER URL STEP``; STEP "" runs undisturbed.
+Run as ``python -m tests.faults._batch_pass FOLDER URL STEP SECONDS``; STEP "" runs undisturbed.
+A batch that was perhaps submitted is looked for so many SECONDS.
 """
 
 from __future__ import annotations
@@ -12,24 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alkd_ray.annotation import batching
+from alkd_ray.annotation import batch_collecting, batching
+from alkd_ray.annotation.batch_collecting import BatchCollecting
 from alkd_ray.annotation.batches import Batches
-from alkd_ray.annotation.batching import BatchAsker
 from alkd_ray.annotation.worker import annotate
 from alkd_ray.llm_teachers._batch_client import BatchClient
 from tests.annotation_rows import BATCH_RATES, job
 
 ROWS = 40
+BATCH_SIZE = 25
 
 # step -> what is called then, and whether the process dies before or after the call
 STEPS: dict[str, tuple[type, str, str]] = {
     "held": (BatchClient, "upload", "before"),
     "uploaded": (BatchClient, "upload", "after"),
-    "file noted": (BatchClient, "create", "before"),
+    "submission noted": (BatchClient, "create", "before"),
     "created": (BatchClient, "create", "after"),
     "noted": (Batches, "note_submitted", "after"),
     "looked": (BatchClient, "status", "after"),
-    "half recorded": (BatchAsker, "_record", "after"),
+    "half recorded": (BatchCollecting, "_record", "after"),
     "all recorded": (Batches, "end", "before"),
     "ended": (Batches, "end", "after"),
 }
@@ -62,11 +64,12 @@ def arm(step: str) -> None:
 
 
 def main() -> None:
-    folder, url, step = sys.argv[1:]
-    batching.LINES_AT_ONCE = 10
+    folder, url, step, seconds = sys.argv[1:]
+    batch_collecting.LINES_AT_ONCE = 10
+    batching.APPEARS_WITHIN_SECONDS = float(seconds)
     if step:
         arm(step)
-    given = {"mode": "batch", "batch_poll_seconds": 0.1, "batch_size": 25}
+    given = {"mode": "batch", "batch_poll_seconds": 0.1, "batch_size": BATCH_SIZE}
     outcome = annotate(job(Path(folder), url, count=ROWS, options={"rates": BATCH_RATES}, **given))
     sys.stdout.write(outcome.status)
 

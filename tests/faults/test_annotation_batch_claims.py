@@ -54,6 +54,13 @@ def test_of_several_that_find_it_one_gets_it(server: Postgres) -> None:
         claims = [Batches(one).claim(LABEL), Batches(two).claim(LABEL)]
         assert claims == [True, False]
         assert [Batches(one).is_ours(LABEL), Batches(two).is_ours(LABEL)] == [True, False]
+        assert [Batches(two).note_submitting(LABEL), Batches(one).note_submitting(LABEL)] == [
+            False,
+            True,
+        ]
+        assert Batches(two).entry(LABEL).is_perhaps_submitted
+        assert 0 <= Batches(two).entry(LABEL).age_seconds < 60
+        assert [hold.key for hold in Batches(two).all_held()] == ["k"]
         assert Batches(one).claim(LABEL)  # asked again, after a lost connection
         Batches(one).end(LABEL, "completed")
         assert not Batches(one).is_ours(LABEL)

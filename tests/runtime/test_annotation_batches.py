@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from alkd_ray import plans
+from alkd_ray.annotation import entries, worker
 from alkd_ray.annotation.batches import Batches
 from alkd_ray.annotation.database import Database
 from alkd_ray.annotation.ledger import Ledger
+from alkd_ray.annotation.store import Store
 from alkd_ray.annotation.worker import annotate
 from alkd_ray.cli.main import build
+from alkd_ray.config import RunConfig
 from alkd_ray.errors import BudgetError
 from alkd_ray.types import AnnotationOutcome, Caps
 from tests.annotation_rows import BATCH_RATES, Server, job, serving
@@ -228,6 +232,32 @@ def test_a_batch_of_an_earlier_process_is_collected(tmp_path: Path) -> None:
     assert outcomes(tmp_path) == ["completed"]
 
 
+def test_what_is_in_a_batch_is_not_planned_again(tmp_path: Path) -> None:
+    """What it holds, at its worst, leaves the cap less than its requests are expected to cost."""
+    cap = Caps(microusd=5_000)
+    with serving(tmp_path, "--batch-seconds", "1") as server:
+        with pytest.raises(TimeoutError):
+            _interrupted(tmp_path, server, caps=cap)
+        here = job(tmp_path / "store", server.url, options={"rates": BATCH_RATES}, mode="batch")
+        endpoint = worker.teacher_of(here.llm).describe()
+        asked = plans.Asked(here, endpoint, (), worker.rank_questions(here, endpoint))
+        with Database(tmp_path / "store" / "books.sqlite", read_only=True) as database:
+            tally = plans._Tally(endpoint, here.annotation)
+            tally.add(asked, Store(database))
+            state = Ledger(database).state("test")
+            in_batches = tally.in_batches(Store(database), RunConfig(budget={"name": "test"}))
+            planned = entries.left(in_batches.collected(state))
+            rankings = tally.plans(Store(database), planned)[1]
+        under_way = state.held.requests
+        assert 0 < under_way < 40
+        assert (rankings.requests, rankings.to_send) == (40, 40 - under_way)
+        assert entries.left(state).microusd < rankings.expected.microusd < planned.microusd
+        outcome = bought(tmp_path, server, caps=cap)
+        check(tmp_path, server, outcome)
+        assert server.bill()["requests"] == 40
+    assert outcome.status == "complete"
+
+
 def test_a_batch_is_collected_although_the_limit_is_asked_for_by_another_name_now(
     tmp_path: Path,
 ) -> None:
@@ -266,7 +296,10 @@ def test_a_batch_that_nobody_can_collect_is_given_up_by_hand(
         assert hold not in told("ledger", "show")
         refused = told("ledger", "resolve", hold, "--write-off", fails=True)
         assert f"alkd annotate abandon {entry.label}" in refused
+        refused = told("ledger", "resolve", entry.label, "--write-off", fails=True)
+        assert f"give it up first (alkd annotate abandon {entry.label})" in refused
         assert "no batch 'x' under way" in told("annotate", "abandon", "x", fails=True)
+        assert "no batch '' under way" in told("annotate", "abandon", "", fails=True)
         assert f"alkd annotate abandon {entry.label}" in told("annotate", "status")
         assert "10 of its holds are unresolved" in told("annotate", "abandon", entry.batch_id)
         assert outcomes(tmp_path) == ["abandoned"]

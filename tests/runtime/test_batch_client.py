@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from alkd_ray.llm_teachers import Endpoint
-from alkd_ray.llm_teachers._batch_client import BatchClient, MayComeLaterError
+from alkd_ray.llm_teachers._batch_client import BatchClient
 from alkd_ray.llm_teachers._batch_results import BatchLine, BatchStatus
 from alkd_ray.llm_teachers._behaviour import MODEL
-from alkd_ray.llm_teachers._client import NotBilledError
+from alkd_ray.llm_teachers._client import NotBilledError, OutcomeUnknownError
 from alkd_ray.llm_teachers._completions import read_answer
 from tests.simulated_batches import file_of
 from tests.simulated_server import PATIENCE_SECONDS, Server, serving
@@ -153,7 +153,7 @@ def test_a_batch_whose_creation_was_not_answered_is_found_again() -> None:
         async with client_of(server) as client:
             file_id = await client.upload(file_of(3), "x")
             assert await client.find("lost", since) is None
-            with pytest.raises(MayComeLaterError, match="without a whole answer"):
+            with pytest.raises(OutcomeUnknownError, match="without a whole answer"):
                 await client.create(file_id, "lost")
             found = await client.find("lost", since)
             assert found is not None

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from alkd_ray.llm_teachers import Endpoint
-from alkd_ray.llm_teachers._batch_client import BatchClient, MayComeLaterError
+from alkd_ray.llm_teachers._batch_client import BatchClient
 from alkd_ray.llm_teachers._batch_results import BatchLine, BatchStatus, read_line, read_status
 from alkd_ray.llm_teachers._client import NotBilledError, OutcomeUnknownError
 from tests.simulated_server import PATIENCE_SECONDS
@@ -45,8 +45,8 @@ def against(handler: Handler, use: Callable[[BatchClient], Awaitable[None]]) -> 
         (429, "slow down", NotBilledError),
         (500, "oops", OutcomeUnknownError),
         (503, "oops", OutcomeUnknownError),
-        (504, "gateway", MayComeLaterError),
-        (408, "gateway", MayComeLaterError),
+        (504, "gateway", OutcomeUnknownError),
+        (408, "gateway", OutcomeUnknownError),
         (200, "not json", OutcomeUnknownError),
         (200, "[]", OutcomeUnknownError),
         (200, '{"status": "validating"}', OutcomeUnknownError),
