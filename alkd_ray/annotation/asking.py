@@ -132,7 +132,7 @@ class Asker:
             raise group.exceptions[0] from None
 
     def end(self) -> None:
-        """The pass is over: sends nothing more and waits for no pause; what is under way is kept."""
+        """The pass is over: nothing more is sent or waited for but answers that are under way."""
         self._no_more = True
         self._pulled.clear()
         self._over.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,8 @@ from alkd_ray.cli.run import EXIT_STATUS, YesOption
 from alkd_ray.cli.show import JsonOption, OverridesArgument
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from alkd_ray.plans import SharedPlan
     from alkd_ray.reproduction.cells import Cell
     from alkd_ray.reproduction.layout import Grid
@@ -124,7 +126,7 @@ def _print(outcome: Outcome) -> None:
     console = Console(highlight=False, markup=False)
     written = outcome.written
     for grid in written.grids:
-        console.print(_table(grid))
+        _print_grid(console, grid)
     for finding in written.findings:
         console.print(str(finding))
     console.print(f"report   {written.folder / 'reproduction.html'}", soft_wrap=True)
@@ -132,33 +134,60 @@ def _print(outcome: Outcome) -> None:
         console.print(f"{outcome.status}: {outcome.reason}")
 
 
-def _table(grid: Grid) -> Any:
+def _print_grid(console: Console, grid: Grid) -> None:
     """A line for each system, or for each row of the study, whichever is narrower."""
-    from rich.table import Table
-
     metric = next((line.metric for line in grid.lines if line.metric == SHOWN_METRIC), "")
     lines = [line for line in grid.lines if line.metric == metric]
     title = f"{grid.dataset}, test {metric}: ours (the paper's), 95% interval of ours"
-    table = Table(title=title, title_justify="left")
     texts = [[_cell(cell) for cell in line.cells] for line in lines]
     rows, columns = [line.row for line in lines], list(grid.columns)
     if len(columns) > len(rows):
         texts = [list(column) for column in zip(*texts, strict=True)]
         rows, columns = columns, rows
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row, cells in zip(rows, texts, strict=True):
-        table.add_row(row, *cells)
-    return table
+    by_column = zip(columns, zip(*texts, strict=True), strict=True)
+    _print_blocks(console, title, rows, {column: list(cells) for column, cells in by_column})
+
+
+def _print_blocks(
+    console: Console, title: str, names: Sequence[str], columns: Mapping[str, Sequence[str]]
+) -> None:
+    """Columns of texts beside their rows' names, in as many tables as the terminal's width needs.
+
+    A number that is cut off would be another one, so nothing is: texts are folded at worst.
+    """
+    from rich.table import Table
+
+    def width_of(texts: Sequence[str]) -> int:
+        """With a rule and two blanks."""
+        return 3 + max((len(line) for text in texts for line in text.splitlines()), default=0)
+
+    blocks: list[list[str]] = []
+    left = 0
+    for column, texts in columns.items():
+        needed = width_of([column, *texts])
+        if needed > left:
+            blocks.append([])
+            left = console.width - 1 - width_of(names)
+        left -= needed
+        blocks[-1].append(column)
+    for number, block in enumerate(blocks):
+        table = Table(title="" if number else title, title_justify="left")
+        table.add_column("", overflow="fold")
+        for column in block:
+            table.add_column(column, justify="right", overflow="fold")
+        for row, name in enumerate(names):
+            table.add_row(name, *(columns[column][row] for column in block))
+        console.print(table)
 
 
 def _cell(cell: Cell | None) -> str:
     from alkd_ray.reproduction.layout import mark
 
-    if cell is None or cell.ours is None:
+    if cell is None:
         return "-"
     paper = "" if cell.paper is None else f" ({cell.paper:.4f}{mark(cell)})"
+    if cell.ours is None:
+        return f"-{paper}"
     low, high = (f"{number:.4f}".removeprefix("0") for number in (cell.ours.low, cell.ours.high))
     return f"{cell.ours.mean:.4f}{paper}\n{low}-{high}"
 
@@ -174,17 +203,16 @@ def _efficiency(
     found = making.measure_efficiency(folder, overrides, dataset)
     if not as_json:
         from rich.console import Console
-        from rich.table import Table
 
         console = Console(highlight=False, markup=False)
-        for dataset, one in found.items():
-            header, *lines = efficiency.table(one)
-            table = Table(title=dataset, title_justify="left")
-            for name in header:
-                table.add_column(str(name), justify="left" if name == header[0] else "right")
-            for line in lines:
-                table.add_row(*map(str, line))
-            console.print(table)
+        for name, one in found.items():
+            title = f"{name}: what annotating so many sessions takes; Mtokens: millions of tokens"
+            _print_blocks(console, title, *efficiency.quantities(one))
+            which = {row.sessions: row.what for row in one.rows}
+            console.print("; ".join(f"{count:,}: {what}" for count, what in which.items()))
             for note in one.notes:
                 console.print(note)
+        folder = making.efficiency_folder()
+        for file in ("efficiency.csv", "notes.txt"):
+            console.print(f"written  {folder / file}", soft_wrap=True)
     return {dataset: asdict(one) for dataset, one in found.items()}

@@ -28,8 +28,11 @@ from alkd_ray.types import FloatArray
 
 LEVEL = 0.95
 POWER = 0.8
+RESAMPLES_PER_DIFFERENCE = 200
+"""Of so many, the least corrected p-value is .01, however many differences there are."""
+
 _BLOCK_CELLS = 4_000_000  # resampled sessions counted at a time: 32 MB of counts
-_ROUNDING = 1e-12  # a resampled difference below it is a rounding error of an exact zero
+_ROUNDING = 1e-12  # a resampled difference, or its spread, below it is an exact zero's error
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class Difference:
         mean: the difference.
         low: lower end of its 95% percentile interval.
         high: upper end.
-        standard_error: standard deviation of the resampled differences.
+        standard_error: standard deviation of the resampled differences; 0 where all are equal.
         p_value: two-sided, of the paired bootstrap: the smallest level at which the percentile
             interval leaves out 0. Not corrected for other comparisons.
     """
@@ -83,11 +86,14 @@ class Difference:
         return self.low <= 0 <= self.high
 
     @property
-    def least_detectable(self) -> float:
+    def least_detectable(self) -> float | None:
         """The least true difference that would have been seen with 80% power.
 
-        At this standard error, by a two-sided test at 5% without correction.
+        At this standard error, by a two-sided test at 5% without correction. None where resampling
+        shows no spread, which says nothing of what would have been seen.
         """
+        if self.standard_error == 0:
+            return None
         return self.standard_error * float(stats.norm.ppf(0.5 + LEVEL / 2) + stats.norm.ppf(POWER))
 
 
@@ -135,11 +141,12 @@ class Bootstrap:
         draws[np.abs(draws) < _ROUNDING] = 0.0
         low, high = _percentiles(draws)
         rarer = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+        error = float(draws.std(ddof=1))
         return Difference(
             float(self.series[first].mean() - self.series[second].mean()),
             low,
             high,
-            float(draws.std(ddof=1)),
+            error if error >= _ROUNDING else 0.0,
             min(1.0, 2 * (1 + rarer) / (1 + len(draws))),
         )
 

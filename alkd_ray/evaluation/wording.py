@@ -51,15 +51,15 @@ def _against(_: Analysis, compared: Comparison, other: Measured) -> str:
     if compared.difference.covers_zero:
         return f"{NO_DIFFERENCE.capitalize()} between the distilled student and {name}"
     word = "above" if compared.difference.mean > 0 else "below"
-    return f"The distilled student is {word} {name}{_correction(compared)}"
+    return f"The distilled student is {word} {name}{correction(compared)}"
 
 
 def _against_baseline(analysis: Analysis, compared: Comparison, best: Measured) -> str:
-    what = f"{_COUNTS.get(best.system.name, 'a plain baseline')}, {best.system.name}"
+    what = plain_count(best.system.name)
     if compared.difference.covers_zero:
         return f"{NO_DIFFERENCE.capitalize()} between the distilled student and {what}"
     if compared.difference.mean > 0:
-        return f"The distilled student beats {what}{_correction(compared)}"
+        return f"The distilled student beats {what}{correction(compared)}"
     behind = " and ".join(
         f"the {m.system.role}"
         for m in analysis.systems
@@ -68,10 +68,16 @@ def _against_baseline(analysis: Analysis, compared: Comparison, best: Measured) 
     )
     too = f"; its mean is above that of {behind} too" if behind else ""
     start = what[0].upper() + what[1:]
-    return f"{start}, beats the distilled student{_correction(compared)}{too}"
+    return f"{start}, beats the distilled student{correction(compared)}{too}"
 
 
-def _correction(compared: Comparison) -> str:
+def plain_count(name: str) -> str:
+    """A plain baseline: what it is, and its name."""
+    return f"{_COUNTS.get(name, 'a plain baseline')}, {name}"
+
+
+def correction(compared: Comparison) -> str:
+    """What has to be added to a claim that does not stand after correction; "" as a rule."""
     uncorrected = compared.verdict.endswith(UNCORRECTED)
     return ", though not after Holm's correction" if uncorrected else ""
 
@@ -86,7 +92,7 @@ def _numbers(analysis: Analysis, compared: Comparison) -> str:
         f"{analysis.sessions:,}; difference {signed(difference.mean)}, 95% interval "
         f"{signed(difference.low)} to {signed(difference.high)}"
     )
-    if difference.covers_zero and difference.standard_error:
+    if difference.covers_zero and difference.least_detectable is not None:
         shown += f"; one of {difference.least_detectable:.4f} would have been seen with 80% power"
     return shown
 
@@ -153,9 +159,9 @@ def facts(nested: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def metric(number: float) -> str:
-    """A metric, four decimals."""
-    return f"{number:.4f}"
+def metric(number: float | None) -> str:
+    """A metric, four decimals; a dash for none."""
+    return "\N{EN DASH}" if number is None else f"{number:.4f}"
 
 
 def signed(number: float) -> str:

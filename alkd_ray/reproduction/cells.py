@@ -14,6 +14,7 @@ import numpy as np
 
 from alkd_ray.evaluation.comparison import Comparison
 from alkd_ray.evaluation.statistics import (
+    RESAMPLES_PER_DIFFERENCE,
     Estimate,
     bootstrap,
     holm,
@@ -25,9 +26,6 @@ from alkd_ray.types import FloatArray
 
 Role = Literal["distilled", "student", "teacher", "baseline"]
 Verdict = Literal["", "inside", "paper higher", "paper lower"]
-
-RESAMPLES_PER_DIFFERENCE = 200
-"""Of so many, the least corrected p-value is .01, however many differences there are."""
 
 # Our names of what the paper calls otherwise.
 _PAPER_NAMES = {"student": "Student", "teacher": "Teacher"}

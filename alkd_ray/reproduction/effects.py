@@ -231,44 +231,6 @@ def ranks_in_pool(pool_ranks: IntArray, ranks: IntArray) -> IntArray:
     return np.searchsorted(np.sort(pool_ranks), ranks) + 1
 
 
-def table(rows: Sequence[EffectsRow]) -> list[list[str]]:
-    """A row for each setting, header first; shares are means over seeds with 95% t-intervals.
-
-    The last rows say which shares the games assume that the strategies play.
-    """
-    header = ["setting", "strategy", "seeds", *KINDS, "overlap", "worth, ranks alike"]
-    header += ["realised gain", "seeds above 0", "carried by the first 1% of ranks"]
-    header += ["by the largest pick", "guaranteed: paper", "exact", "own policy"]
-    ratios = dict.fromkeys(row.gains.ratio for row in rows)
-    return [header, *map(_line, rows), *(_assumed(ratio, len(header)) for ratio in ratios)]
-
-
-def _line(row: EffectsRow) -> list[str]:
-    own = [one.guaranteed_own for one in row.by_seed if one.guaranteed_own is not None]
-    seeds = len(row.by_seed)
-    return [
-        row.name,
-        row.strategy,
-        str(seeds),
-        *(row.share(kind).text for kind in KINDS),
-        row.over_seeds(lambda one: one.mean_overlap).text,
-        row.over_seeds(lambda one: one.gained.worth).text,
-        row.realised.text,
-        f"{row.winning_seeds} of {seeds}",
-        row.over_seeds(lambda one: one.gained.head_share).text,
-        row.over_seeds(lambda one: one.gained.largest_share).text,
-        mean_of([one.guaranteed_paper for one in row.by_seed]).text,
-        mean_of([one.guaranteed_exact for one in row.by_seed]).text,
-        mean_of(own).text if own else "-",
-    ]
-
-
-def _assumed(ratio: tuple[float, float, float], width: int) -> list[str]:
-    name = f"assumed, {':'.join(f'{part:g}' for part in ratio)}"
-    shares = [f"{part / sum(ratio):.3f}" for part in ratio]
-    return [name, "", "", *shares, *[""] * (width - 3 - len(shares))]
-
-
 def _scaled(value: float, log10_of_unit: float = 0.0) -> Scaled:
     """``value`` in units of a power of ten."""
     if not value:

@@ -197,33 +197,55 @@ def agreement(rows: Sequence[EfficiencyRow]) -> list[str]:
     return found
 
 
-def table(found: Efficiency) -> list[list[str]]:
-    """The rows as text, header first; ranges in brackets."""
-    header = ["dataset", "sessions", "", "answers", "input tokens", "output tokens", "USD"]
-    header += ["minutes, in turn", f"minutes, {found.in_flight} in flight"]
-    header += ["paper: USD", "paper: minutes"]
-    return [header, *map(_line, found.rows)]
+def numbers(found: Sequence[Efficiency]) -> list[list[str | float | None]]:
+    """The rows of all as plain numbers, header first; None = the paper says nothing of them."""
+    header: list[str | float | None] = ["dataset", "sessions", "which", "answers in"]
+    ranges = ("input tokens", "output tokens", "USD")
+    header += [f"{name} {end}" for name in ranges for end in ("low", "expected", "high")]
+    header += ["minutes in turn", "requests in flight", "minutes in flight"]
+    header += ["paper USD", "paper minutes"]
+    return [header, *(_line(row, one.in_flight) for one in found for row in one.rows)]
 
 
-def _line(row: EfficiencyRow) -> list[str]:
+def _line(row: EfficiencyRow, in_flight: int) -> list[str | float | None]:
+    line: list[str | float | None] = [row.dataset, row.sessions, row.what, row.form]
+    for one in (row.input_tokens, row.output_tokens):
+        line += [round(one.low), round(one.expected), round(one.high)]
+    line += [row.dollars.low, row.dollars.expected, row.dollars.high]
+    line += [row.minutes_in_turn, in_flight, row.minutes_in_flight]
     paper = row.published
-    return [
-        row.dataset,
-        f"{row.sessions:,}",
-        row.what,
-        row.form,
-        _shown(row.input_tokens, ",.0f"),
-        _shown(row.output_tokens, ",.0f"),
-        _shown(row.dollars, ",.1f"),
-        f"{row.minutes_in_turn:,.0f}",
-        f"{row.minutes_in_flight:,.1f}",
-        f"{paper.dollars:,.1f}" if paper else "",
-        f"{paper.minutes:,.0f}" if paper else "",
-    ]
+    return [*line, paper.dollars if paper else None, paper.minutes if paper else None]
+
+
+def quantities(found: Efficiency) -> tuple[list[str], dict[str, list[str]]]:
+    """For a terminal: names of the quantities, and number of sessions -> their texts.
+
+    Ranges stand below what is expected.
+    """
+    names = [f"{form}: {what}" for form in FORMS for what in ("Mtokens in", "Mtokens out", "USD")]
+    names += ["minutes, in turn", f"minutes, {found.in_flight} at once"]
+    is_published = any(row.published for row in found.rows)
+    names += ["paper's USD", "paper's minutes"] if is_published else []
+    columns: dict[str, list[str]] = {}
+    for sessions in dict.fromkeys(row.sessions for row in found.rows):
+        rows = {row.form: row for row in found.rows if row.sessions == sessions}
+        texts = []
+        for row in (rows[form] for form in FORMS):
+            for tokens in (row.input_tokens, row.output_tokens):
+                millions = tokens.times(1e-6)
+                texts.append(_shown(millions, ",.3f" if millions.expected < 10 else ",.1f"))
+            texts.append(_shown(row.dollars, ",.1f"))
+        one = rows[FORMS[0]]
+        texts += [f"{one.minutes_in_turn:,.0f}", f"{one.minutes_in_flight:,.1f}"]
+        if is_published:
+            paper = one.published
+            texts += [f"{paper.dollars:,.1f}", f"{paper.minutes:,.0f}"] if paper else ["", ""]
+        columns[f"{sessions:,}"] = texts
+    return names, columns
 
 
 def _shown(value: Range, form: str) -> str:
-    return f"{value.expected:{form}} [{value.low:{form}}, {value.high:{form}}]"
+    return f"{value.expected:{form}}\n{value.low:{form}}-{value.high:{form}}"
 
 
 def _dollars(request: RequestTokens, form: str, rates: Rates) -> Range:

@@ -54,6 +54,23 @@ def entries_of(study: Study, finished: Finished, root: Path) -> list[Entry]:
     return list(_Collector(study, finished, root).entries())
 
 
+def tested_trials(finished: Finished, standing: Standing) -> list[str]:
+    """Of all seeds, in their order; [] unless each was tested."""
+    names = [f"{standing.setting.id}-{seed}" for seed in finished.sweep.seeds]
+    return names if all(name in finished.tested for name in names) else []
+
+
+def link_to(finished: Finished, standing: Standing, role: str = "distilled") -> str:
+    """To a setting's row in the sweep's report: of its test metrics, where it has such.
+
+    There stand its student and teacher beside it, in rows of their own.
+    """
+    row = f"setting-{standing.setting.id}"
+    if tested_trials(finished, standing):
+        row = f"test-{standing.setting.id}{'' if role == 'distilled' else f'-{role}'}"
+    return f"../../sweeps/{finished.sweep.sweep_id}/report/sweep.html#{row}"
+
+
 class _Collector:
     """Reads what the trials of a sweep left below the run root."""
 
@@ -89,28 +106,23 @@ class _Collector:
             self._rankings(standing),
             setting.id,
             tuple(trials),
-            self._link(standing),
+            link_to(self.finished, standing),
         )
-
-    def _link(self, standing: Standing) -> str:
-        """To the setting in the sweep's report."""
-        folder = f"../../sweeps/{self.finished.sweep.sweep_id}/report"
-        return f"{folder}/sweep.html#setting-{standing.setting.id}"
 
     def _before(self, standings: Sequence[Standing]) -> Iterator[Entry]:
         """Students and teachers, of each row; of none where all rows share them."""
         for role in self.study.roles:
             groups: dict[tuple[str, ...], list[Standing]] = {}
+            models: dict[tuple[str, ...], list[StageOutput]] = {}
             for one in self._of_main(standings):
-                trials = self._trials(one)
-                keys = tuple(self.finished.tested[trial][role] for trial in trials)
-                if keys:
+                if found := self._pretrained(role, one):
+                    keys = tuple(found)
                     groups.setdefault(keys, []).append(one)
+                    models[keys] = list(found.values())
             for keys, group in groups.items():
                 rows = dict.fromkeys(map(self._row, group))
                 shared = len(groups) == 1 and len(rows) > 1
-                models = [self._model(role, trial) for trial in self._trials(group[0])]
-                values = self._values(keys, models)
+                values = self._values(keys, models[keys])
                 for row in [""] if shared else rows:
                     kind: Role = "student" if role == "student" else "teacher"
                     yield Entry(
@@ -121,8 +133,25 @@ class _Collector:
                         values,
                         setting=group[0].setting.id,
                         runs=tuple(self._trials(group[0])),
-                        link=self._link(group[0]),
+                        link=link_to(self.finished, group[0], role),
                     )
+
+    def _pretrained(self, role: str, standing: Standing) -> dict[str, StageOutput]:
+        """Key of its ranks of the test sessions -> model, by seed; {} unless all are there.
+
+        What failed was not tested, but its models may well have been pretrained before.
+        """
+        if trials := self._trials(standing):
+            return {self.finished.tested[trial][role]: self._model(role, trial) for trial in trials}
+        context = Context(self._config(standing.setting.point), self.root, Silent())
+        seeds = self.finished.sweep.seeds
+        if not all(stages.is_pretrained(context, role, self.imported, seed) for seed in seeds):
+            return {}
+        models = [stages.pretrain(context, role, self.imported, seed) for seed in seeds]
+        return {
+            stages.evaluate(context, self.imported, model, role, seed).key: model
+            for model, seed in zip(models, seeds, strict=True)
+        }
 
     def _baselines(self) -> Iterator[Entry]:
         for name in self.context.config.evaluation.baselines:
@@ -132,7 +161,7 @@ class _Collector:
             )
 
     def _of_main(self, standings: Sequence[Standing]) -> list[Standing]:
-        """One tested setting of each row: the main one, or another with the same student."""
+        """A setting of each row: the main one, or a tested one with the same student."""
         found = []
         for row in dict.fromkeys(map(self._row, standings)):
             inside = [one for one in standings if self._row(one) == row]
@@ -143,7 +172,7 @@ class _Collector:
                 for one in (main, *inside)
                 if self._trials(one) and self._config(one.setting.point).student == student
             ]
-            found += alike[:1]
+            found.append(alike[0] if alike else main)
         return found
 
     def _values(self, keys: Sequence[str], models: Sequence[StageOutput]) -> dict[str, FloatArray]:
@@ -189,9 +218,7 @@ class _Collector:
         return self.finished.sweep.of(point)
 
     def _trials(self, standing: Standing) -> list[str]:
-        """Of all seeds, in their order; [] unless each was tested."""
-        names = [f"{standing.setting.id}-{seed}" for seed in self.finished.sweep.seeds]
-        return names if all(name in self.finished.tested for name in names) else []
+        return tested_trials(self.finished, standing)
 
     def _rankings(self, standing: Standing) -> float | None:
         """LLM rankings that a seed's training read."""

@@ -23,6 +23,9 @@ _TEX_SPECIAL = {
 }
 
 
+# Opens a box that is made as narrow as the text where it is wider; its end closes it.
+_FITTING = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
+
 _PUBLISHED = (
     "; below those of ndcg the quantity that the paper calls so; in parentheses the published "
     "number, with an arrow where it lies outside"
@@ -144,8 +147,12 @@ def contrast_lines(analysis: Analysis) -> list[list[Any]]:
 
 
 def latex(study: Study, tables: Sequence[Grid], analysis: Analysis) -> str:
-    r"""The tables for a paper: ``\usepackage{booktabs}``, ours above, the published below."""
-    return "\n\n".join(_latex_table(study, grid, analysis) for grid in tables) + "\n"
+    r"""The tables for a paper, ours above, the published below; none is wider than the text.
+
+    They need ``\usepackage{booktabs, graphicx}``, as their first line says.
+    """
+    found = [_latex_table(study, grid, analysis) for grid in tables]
+    return "\n\n".join([r"% \usepackage{booktabs, graphicx}", *found]) + "\n"
 
 
 def _latex_table(study: Study, grid: Grid, analysis: Analysis) -> str:
@@ -154,8 +161,10 @@ def _latex_table(study: Study, grid: Grid, analysis: Analysis) -> str:
         r"\begin{table*}",
         rf"\caption{{{tex(study.title)}, {tex(grid.dataset)}. "
         f"{grid.sessions:,} test sessions; means over seeds with 95\\% intervals over "
-        f"{_covers(grid)}{_PUBLISHED if study.is_table else ''}.}}",
+        f"{_covers(grid)}; bold: the best distilled student of a row"
+        f"{_PUBLISHED if study.is_table else ''}.}}",
         r"\centering\scriptsize",
+        _FITTING,
         rf"\begin{{tabular}}{{ll{'r' * len(grid.columns)}}}",
         r"\toprule",
         rf"& Metric & {columns} \\",
@@ -167,19 +176,37 @@ def _latex_table(study: Study, grid: Grid, analysis: Analysis) -> str:
         name = f"{{{tex(line.row)}}}" if line.is_first else ""
         cells = " & ".join(_latex_cell(cell, line.best) for cell in line.cells)
         lines.append(rf"{name} & {tex(line.metric)} & {cells} \\")
+    lines += [r"\bottomrule", r"\end{tabular}}"]
+    if grid.others:
+        lines += _latex_of_others(study, grid, analysis)
+    return "\n".join([*lines, r"\end{table*}"])
+
+
+def _latex_of_others(study: Study, grid: Grid, analysis: Analysis) -> list[str]:
+    """A second table for the systems without a row: a line for each."""
+    lines = [
+        r"\par\medskip",
+        _FITTING,
+        rf"\begin{{tabular}}{{l{'r' * len(study.metrics)}}}",
+        r"\toprule",
+        rf"& {' & '.join(map(tex, study.metrics))} \\",
+        r"\midrule",
+    ]
     for entry in grid.others:
-        lines.append(r"\midrule")
-        for metric in study.metrics:
-            cell = analysis.cells[grid.dataset, "", entry.column, metric]
-            shown = rf"\multicolumn{{{len(grid.columns)}}}{{l}}{{{_latex_cell(cell, None)}}}"
-            name = tex(entry.column) if metric == study.metrics[0] else ""
-            lines.append(rf"{name} & {tex(metric)} & {shown} \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}"])
+        found = [
+            analysis.cells[grid.dataset, "", entry.column, metric].ours for metric in study.metrics
+        ]
+        shown = [f"{metric_text(ours.mean)} {_interval(ours)}" if ours else "--" for ours in found]
+        lines.append(rf"{tex(entry.column)} & {' & '.join(shown)} \\")
+    return [*lines, r"\bottomrule", r"\end{tabular}}"]
 
 
-def _latex_cell(cell: Cell | None, best: float | None) -> str:
-    if cell is None or cell.ours is None:
+def _latex_cell(cell: Cell | None, best: float) -> str:
+    if cell is None:
         return "--"
+    if cell.ours is None:
+        published = "" if cell.paper is None else f" ({metric_text(cell.paper)})"
+        return f"--{published}"
     ours = metric_text(cell.ours.mean)
     if cell.entry.role == "distilled" and cell.ours.mean == best:
         ours = rf"\textbf{{{ours}}}"
@@ -210,7 +237,6 @@ def as_json(
     study: Study, analysis: Analysis, findings: Sequence[str], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Every number."""
-    header, *contrasts = contrast_lines(analysis)
     return {
         "study": study.name,
         "title": study.title,
@@ -236,5 +262,11 @@ def as_json(
             }
             for cell in analysis.cells.values()
         ],
-        "contrasts": [dict(zip(header, line, strict=True)) for line in contrasts],
+        "contrasts": as_records(contrast_lines(analysis)),
     }
+
+
+def as_records(lines: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+    """Rows, header first, as name -> value each."""
+    header, *rest = lines
+    return [dict(zip(header, line, strict=True)) for line in rest]

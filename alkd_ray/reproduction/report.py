@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from alkd_ray import __version__, artifacts
+from alkd_ray.evaluation import wording
 from alkd_ray.evaluation.wording import FEW_SEEDS, Finding
 from alkd_ray.report import page_environment
-from alkd_ray.reproduction import layout
+from alkd_ray.reproduction import further, layout
 from alkd_ray.reproduction.cells import Analysis, Entry, analyse
 from alkd_ray.reproduction.entries import Finished
+from alkd_ray.reproduction.further import Table
 from alkd_ray.reproduction.sentences import MAIN_METRIC, headline
 from alkd_ray.reproduction.studies import Study
 from alkd_ray.sweeps import figures
@@ -21,21 +22,7 @@ from alkd_ray.sweeps.tables import as_csv
 
 PAGE = "reproduction.html"
 BOOTSTRAP_SEED = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A further table of the page.
-
-    Attributes:
-        title: its heading.
-        lines: rows of text or numbers, header first.
-        note: what its reader should know.
-    """
-
-    title: str
-    lines: Sequence[Sequence[Any]]
-    note: str = ""
+MONEY_METRIC = "recall@10"  # of tables, which draw all else in the main metric: by the money alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +68,7 @@ class Written:
 
 
 def write(data: Reproduced, folder: Path) -> Written:
-    """The page, the same as Markdown and JSON, the LaTeX table, cells and differences as CSV."""
+    """The page, the same as Markdown and JSON, the LaTeX table; cells, differences, more as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     analysis = analyse(data.study, data.entries, data.resamples, BOOTSTRAP_SEED)
     tables = layout.grids(data.study, data.entries, analysis)
@@ -96,6 +83,7 @@ def write(data: Reproduced, folder: Path) -> Written:
         "notes": notes,
         "seconds": {one.dataset: round(one.seconds, 1) for one in data.finished},
     }
+    numbers = further.merged(data.tables)
     failed = [
         (one.dataset, record)
         for one in data.finished
@@ -103,7 +91,7 @@ def write(data: Reproduced, folder: Path) -> Written:
         if record.status != "complete"
     ]
     shown = {
-        "data": data,
+        "tables": [*data.tables, *further.trials(data.entries)],
         "study": data.study,
         "analysis": analysis,
         "grids": tables,
@@ -114,10 +102,7 @@ def write(data: Reproduced, folder: Path) -> Written:
         "failed": failed,
         "mark": layout.mark,
         "generated": facts["generated"],
-        "work": [
-            (one.dataset, len(one.records), sum(r.seconds for r in one.records.values()))
-            for one in data.finished
-        ],
+        "work": [_work(one) for one in data.finished],
     }
     environment = page_environment()
     page = environment.get_template(PAGE).render(shown, figures=_figures(data, analysis))
@@ -127,9 +112,13 @@ def write(data: Reproduced, folder: Path) -> Written:
     artifacts.write_text(folder / "table.tex", layout.latex(data.study, tables, analysis))
     artifacts.write_text(folder / "cells.csv", as_csv(layout.cell_lines(analysis)))
     artifacts.write_text(folder / "differences.csv", as_csv(layout.contrast_lines(analysis)))
+    for name, lines in numbers.items():
+        artifacts.write_text(folder / f"{name}.csv", as_csv(lines))
+    said = [str(finding) for finding in findings]
     artifacts.write_json(
         folder / "reproduction.json",
-        layout.as_json(data.study, analysis, [str(finding) for finding in findings], facts),
+        layout.as_json(data.study, analysis, said, facts)
+        | {name: layout.as_records(lines) for name, lines in numbers.items()},
     )
     return Written(folder, findings, tables, analysis)
 
@@ -142,6 +131,18 @@ def _settings_notes(data: Reproduced) -> Sequence[str]:
         f"Made with {' '.join(data.overrides)}: the settings are not those of the paper's table or "
         "figure, which the sweeps' files hold."
     ]
+
+
+def _work(finished: Finished) -> str:
+    """What this sweep did itself; what another had done is found."""
+    records = finished.records.values()
+    seconds = sum(record.seconds for record in records)
+    if not seconds:
+        return f"{finished.dataset}: {len(records):,} trials, all found, nothing run"
+    found = sum(record.reused for record in records)
+    text = f"{finished.dataset}: {len(records):,} trials"
+    text += f", {found:,} of them found" if found else ""
+    return f"{text}; {wording.seconds(seconds)} of work on one core, without pretraining"
 
 
 def _seeds(data: Reproduced) -> str:
@@ -167,7 +168,7 @@ def _cautions(data: Reproduced) -> list[str]:
 
 def _figures(data: Reproduced, analysis: Analysis) -> list[Drawn]:
     """Every distilled student, and against the money where it is known."""
-    metrics = [MAIN_METRIC] if data.study.is_table else data.study.metrics
+    metrics = [MAIN_METRIC, MONEY_METRIC] if data.study.is_table else data.study.metrics
     found = []
     for dataset in dict.fromkeys(entry.dataset for entry in data.entries):
         for metric in metrics:
@@ -195,8 +196,15 @@ def _figures_of(data: Reproduced, analysis: Analysis, dataset: str, metric: str)
     axes = [axis for axis in (study.rows, study.columns) if axis]
     reference = before.pop() if len(before) == 1 else None
     title = f"{dataset}, test {metric}"
-    plot = Plot(shown, axes, title, reference, what_for="one student's rankings, as priced")
-    return figures.draw(plot)
+    plot = Plot(
+        shown,
+        axes,
+        title,
+        reference,
+        what_for="one student's rankings, as priced",
+        selecting=study.columns,
+    )
+    return figures.money(plot) if metric == MONEY_METRIC and study.is_table else figures.draw(plot)
 
 
 def _number(text: str) -> str | int | float:

@@ -85,11 +85,10 @@ def _holding(gaps: Sequence[Contrasted]) -> Finding:
             f"{'s' if len(holding) == 1 else ''} after Holm's correction {_FAMILY}",
             "; ".join(shown),
         )
-    least = [gap.comparison.difference for gap in gaps if gap.comparison.difference.standard_error]
+    least = [gap.comparison.difference.least_detectable for gap in gaps]
     seen = sum(not gap.comparison.difference.covers_zero for gap in gaps)
     numbers = f"without it {seen} leave out 0"
-    if least:
-        sizes = sorted(difference.least_detectable for difference in least)
+    if sizes := sorted(size for size in least if size is not None):
         numbers += (
             "; the least true difference that each would have shown with 80% power, without "
             f"correction, goes from {metric(sizes[0])} to {metric(sizes[-1])}"

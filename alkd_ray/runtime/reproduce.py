@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +17,23 @@ from alkd_ray.config import load as load_run
 from alkd_ray.errors import InputError
 from alkd_ray.evaluation.wording import recall_cap
 from alkd_ray.plans import SharedPlan
-from alkd_ray.reproduction import effects, efficiency, report
-from alkd_ray.reproduction.cells import Entry
+from alkd_ray.reproduction import efficiency, further, report
 from alkd_ray.reproduction.efficiency import Efficiency
 from alkd_ray.reproduction.entries import Finished, entries_of
-from alkd_ray.reproduction.report import Reproduced, Table, Written
+from alkd_ray.reproduction.further import PRICED_FORM
+from alkd_ray.reproduction.report import Reproduced, Written
 from alkd_ray.reproduction.studies import GAMES, HETREC, Study
 from alkd_ray.runtime import sweep as running
 from alkd_ray.runtime.sweep import SweepListener, SweepOutcome
 from alkd_ray.stages import Context, Silent
-from alkd_ray.sweeps.config import OWN, Sweep, load, points
-from alkd_ray.sweeps.records import Setting
+from alkd_ray.sweeps.config import OWN, Axis, Sweep, load
+from alkd_ray.sweeps.records import value_text
 from alkd_ray.sweeps.tables import as_csv
 from alkd_ray.types import RunStatus
 
 RUNS = {HETREC: "hetrec_fpmc", GAMES: "games_fpmc"}
 """Dataset -> file of its run, whose annotation is priced."""
 
-PRICED_FORM = "numbers"  # the form of answers that this project asks for
 WORSE: tuple[RunStatus, ...] = ("complete", "partial", "stopped", "breached")
 
 Approve = Callable[[SharedPlan], None]
@@ -67,12 +66,15 @@ def make(study: Study, configs: Path, overrides: Sequence[str], shown: Shown) ->
         shown: shows a sweep.
 
     Raises:
-        InputError: a sweep's file is not there, or bad; or a sweep ended without any setting.
+        InputError: a sweep's file is not there, or bad; or it is no sweep that could be laid out
+            as the study; or a sweep ended without any setting.
     """
     sweeps = {
         dataset: load(_file(configs, name), list(overrides))
         for dataset, name in study.sweeps.items()
     }
+    for sweep in sweeps.values():
+        _can_be_laid_out(study, sweep)
     ids = [sweep.sweep_id for sweep in sweeps.values()]
     of_files = [load(_file(configs, name), []).sweep_id for name in study.sweeps.values()]
     changes = () if ids == of_files else tuple(overrides)
@@ -93,9 +95,9 @@ def make(study: Study, configs: Path, overrides: Sequence[str], shown: Shown) ->
     ]
     entries = [entry for one in finished for entry in entries_of(study, one, root)]
     prices = _prices(finished, root)
-    tables = [_asked(entries, prices)]
+    tables = [further.asked(entries, prices)]
     if study.effects:
-        tables += [_seen_afterwards(one, root) for one in finished]
+        tables += [further.seen_afterwards(one, root) for one in finished]
     data = Reproduced(
         study,
         entries,
@@ -133,14 +135,56 @@ def measure_efficiency(
         if dataset in (None, name):
             run = load_run(_file(configs, file), of_runs)
             found[name] = efficiency.measure(run, root, Silent())
-    tables = [efficiency.table(one) for one in found.values()]
-    lines = [tables[0][0], *(line for table in tables for line in table[1:])]
     notes = [f"{name}: {note}" for name, one in found.items() for note in one.notes]
-    folder = root / "reproduction" / "efficiency"
+    folder = efficiency_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    artifacts.write_text(folder / "efficiency.csv", as_csv(lines))
+    numbers = efficiency.numbers(list(found.values()))
+    artifacts.write_text(folder / "efficiency.csv", as_csv(numbers))
     artifacts.write_text(folder / "notes.txt", "\n".join(notes) + "\n")
     return found
+
+
+def efficiency_folder() -> Path:
+    """Where ``efficiency.csv`` and ``notes.txt`` are kept."""
+    return artifacts.run_root() / "reproduction" / "efficiency"
+
+
+def _can_be_laid_out(study: Study, sweep: Sweep) -> None:
+    """Refuses, before anything is run or paid, a sweep whose result has no place in the study.
+
+    Raises:
+        InputError: an axis of the study is not varied, or is drawn from a range; another axis
+            varies as well; or not all settings are tested.
+    """
+    over = sweep.config.over
+    laid_out = [axis for axis in (study.rows, study.columns) if axis]
+    for name in laid_out:
+        if name not in over:
+            raise InputError(
+                f"{sweep.where}: {study.name} is laid out by {' and '.join(laid_out)}, but "
+                f"sweep.over has no {name!r}; it has {', '.join(over)}"
+            )
+        if over[name].listed is None:
+            raise InputError(
+                f"{sweep.where}: sweep.over: {name}: {study.name} has a place for each of its "
+                "values, so they have to be listed: give a grid, cases or a choice"
+            )
+    further_axes = [name for name in over if name not in laid_out and _varies(over[name])]
+    if further_axes:
+        raise InputError(
+            f"{sweep.where}: sweep.over: {', '.join(further_axes)}: {study.name} is laid out by "
+            f"{' and '.join(laid_out)} alone, so several settings would share a place; alkd sweep "
+            "runs any sweep"
+        )
+    if sweep.config.finalists != "all":
+        raise InputError(
+            f"{sweep.where}: sweep.finalists is {sweep.config.finalists}, but {study.name} shows "
+            "the test metrics of every setting; leave it at all"
+        )
+
+
+def _varies(axis: Axis) -> bool:
+    return axis.listed is None or len(set(map(value_text, axis.listed))) > 1
 
 
 def _finished(dataset: str, outcome: SweepOutcome, seconds: float) -> Finished:
@@ -195,37 +239,3 @@ def _prices(finished: Sequence[Finished], root: Path) -> dict[str, float]:
             row = next(row for row in rows if row.form == PRICED_FORM)
             found[one.dataset] = row.dollars.expected / row.sessions
     return found
-
-
-def _asked(entries: Sequence[Entry], prices: Mapping[str, float]) -> Table:
-    """LLM rankings that each system needs, and what they would cost."""
-    lines: list[list[object]] = [["dataset", "row", "system", "LLM rankings read, by seed", "USD"]]
-    for entry in entries:
-        if entry.role == "distilled":
-            rankings = entry.rankings or 0.0
-            price = prices.get(entry.dataset)
-            dollars = None if price is None else round(rankings * price, 2)
-            lines.append([entry.dataset, entry.row, entry.column, round(rankings), dollars])
-    note = (
-        "Recorded rankings were replayed. USD: what so many would cost with "
-        f"{efficiency.MODEL} answering in {PRICED_FORM}, tokens estimated (alkd reproduce "
-        "efficiency); unusable answers, which cost as well, are not counted."
-    )
-    return Table("What each reads of the LLM", lines, note if prices else "")
-
-
-def _seen_afterwards(finished: Finished, root: Path) -> Table:
-    """What the sessions that each setting selected turned out to be."""
-    there = {one.setting.id for one in finished.standings}
-    settings = [Setting(point) for point in points(finished.sweep.config)]
-    configs = {one.label: finished.sweep.of(one.point) for one in settings if one.id in there}
-    return Table(
-        f"Selection as seen afterwards, {finished.dataset}",
-        effects.table(effects.collect(configs, root)),
-        "Shares of the selected sessions, means over seeds with 95% t-intervals. Effective: the "
-        "LLM's first 10 hold the target, the student's before distillation do not; similar: both "
-        "do; incorrect: the LLM's do not. Gains by the paper's game: with its mu of 10 those of a "
-        "selection that reaches the first ranks are a few sessions' own (see the shares carried). "
-        "The guarantees presuppose the game's shares of effective, similar and incorrect answers; "
-        "where more are incorrect, less is gained.",
-    )

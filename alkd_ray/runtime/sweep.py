@@ -57,6 +57,7 @@ class SweepOutcome:
         standings: the settings, best first.
         records: trial -> what became of it.
         tested: trial of a finalist -> role -> key of its ranks of the test sessions.
+        baselines: finalist -> plain count -> key of its ranks of the same sessions.
         tracking: where MLflow shows it.
     """
 
@@ -68,6 +69,7 @@ class SweepOutcome:
     standings: list[Standing] = field(default_factory=list)
     records: dict[str, TrialRecord] = field(default_factory=dict)
     tested: dict[str, dict[str, str]] = field(default_factory=dict)
+    baselines: dict[str, dict[str, str]] = field(default_factory=dict)
     tracking: Tracking = field(default_factory=Tracking)
 
     @property
@@ -221,6 +223,7 @@ def _ended(outcome: SweepOutcome, root: Path, journal: Journal) -> SweepOutcome:
         outcome.standings,
         outcome.records,
         outcome.tested,
+        outcome.baselines,
         outcome.shared,
         root,
         outcome.status,
@@ -311,16 +314,23 @@ def _test_finalists(
     journal: Journal,
     listener: SweepListener,
 ) -> None:
-    """Ranks the test sessions under the best settings' students; the search is over by then."""
+    """Ranks the test sessions under the best settings' students; the search is over by then.
+
+    The plain counts of each different dataset are put to the same sessions.
+    """
     chosen = finalists(outcome.standings, outcome.sweep.config.finalists)
     of_trials: dict[str, list[Tested]] = {}
+    beside: dict[str, list[Tested]] = {}
     models: dict[Tested, RunConfig] = {}  # trials share models: each is looked at once
     for standing in chosen:
         config = configs(standing.setting)
-        for trial in outcome.shared.trials(standing.setting, config):
+        trials = outcome.shared.trials(standing.setting, config)
+        for trial in trials:
             wanted = one_trial.tested(config, outcome.records[trial.id], trial)
             of_trials[trial.id] = wanted
             models.update(dict.fromkeys(wanted, config))
+        beside[standing.setting.id] = one_trial.plain(config, trials[0])
+        models.update(dict.fromkeys(beside[standing.setting.id], config))
     if not models:
         return
     listener.stage_started("evaluation of the finalists", None)
@@ -328,7 +338,10 @@ def _test_finalists(
     outcome.tested = {
         trial: {one.role: keys[one] for one in wanted} for trial, wanted in of_trials.items()
     }
-    journal.add("tested", keys=outcome.tested)
+    outcome.baselines = {
+        setting: {one.role: keys[one] for one in counts} for setting, counts in beside.items()
+    }
+    journal.add("tested", keys=outcome.tested, baselines=outcome.baselines)
 
 
 def _test_models(
@@ -337,7 +350,7 @@ def _test_models(
     """Model -> key of its ranks of the test sessions."""
 
     def progress(done: int) -> None:
-        listener.progress(done, len(models), "models of finalists")
+        listener.progress(done, len(models), "models tested")
 
     given = [(config, one, root) for one, config in models.items()]
     if sweep.config.engine == "ray" and driver.has_ray():  # else there was no trial to run

@@ -19,6 +19,7 @@ from alkd_ray.sweeps.standings import Standing
 from alkd_ray.types import Ranks, RunStatus
 
 ROLES = ("distilled", "student", "teacher")
+BASELINE = "baseline"
 _EXACT = 1e-12  # differences that vary less are the same in every seed
 _BATCH_ROWS = 1_500  # series of seeds that are resampled at a time
 
@@ -40,10 +41,13 @@ class SweepReportData:
         records: trial -> what became of it.
         shared: what was prepared and bought.
         tested: trial of a finalist -> role -> key in ``ranks``.
+        baselines: finalist -> plain count -> key in ``ranks``.
         ranks: key -> ranks of the test sessions.
         microusd: setting -> what its rankings and hints cost, those of all seeds.
         bought: setting -> what was made and bought for it.
         unit: of the money, ``USD`` or ``simulated USD``.
+        replayed: all rankings came from a recording, and nothing was paid.
+        selecting: the axis that varies the strategy of selection; "" = none does.
         status: how the sweep ended.
         reason: why, when it is not complete.
     """
@@ -60,10 +64,13 @@ class SweepReportData:
     records: Mapping[str, TrialRecord]
     shared: Shared
     tested: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     ranks: Mapping[str, Ranks] = field(default_factory=dict)
     microusd: Mapping[str, int] = field(default_factory=dict)
     bought: Mapping[str, Prepared] = field(default_factory=dict)
     unit: str = "USD"
+    replayed: bool = False
+    selecting: str = ""
     status: RunStatus = "complete"
     reason: str = ""
 
@@ -92,16 +99,18 @@ class SeedTest:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """A finalist's model on the test sessions.
+    """A finalist's model, or a plain count beside it, on the test sessions.
 
     Attributes:
-        role: ``distilled``, ``student`` or ``teacher``.
-        keys: of its ranks, by seed; equal ones are the same models.
+        role: ``distilled``, ``student``, ``teacher`` or ``baseline``.
+        name: the role, or the plain count's name.
+        keys: of its ranks, by seed; equal ones are the same models. A plain count has one.
         estimates: metric -> mean and interval.
-        by_seed: seed -> the sweep's metric.
+        by_seed: seed -> the sweep's metric; {} of a plain count, which draws nothing.
     """
 
     role: str
+    name: str
     keys: tuple[str, ...]
     estimates: dict[str, Estimate]
     by_seed: dict[int, float]
@@ -118,7 +127,10 @@ class SettingRow:
         against: difference from the best setting; None for that itself, and without every seed.
         p_holm: of that difference, corrected for all settings that are compared.
         tested: role -> on the test sessions; {} unless a finalist.
+        plain: name -> a plain count on the same sessions.
         gain: distilled - student on the test sessions, corrected for all finalists.
+        against_plain: the same for distilled - best plain count. That is chosen by the sweep's
+            metric on the test sessions themselves, which can only favour it.
     """
 
     standing: Standing
@@ -127,7 +139,18 @@ class SettingRow:
     against: SeedTest | None = None
     p_holm: float | None = None
     tested: dict[str, Tested] = field(default_factory=dict)
+    plain: dict[str, Tested] = field(default_factory=dict)
     gain: Comparison | None = None
+    against_plain: Comparison | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Finalist:
+    """A row to be measured: role -> keys by seed, plain count -> its key alone."""
+
+    row: SettingRow
+    keys: dict[str, tuple[str, ...]]
+    plain: dict[str, tuple[str, ...]]
 
 
 def analyse(data: SweepReportData) -> list[SettingRow]:
@@ -171,49 +194,72 @@ def over_seeds(best: Standing, other: Standing) -> SeedTest:
 
 
 def _measure(data: SweepReportData, rows: Sequence[SettingRow]) -> None:
-    """Fills in what finalists have: intervals over seeds and sessions, and the gains."""
-    groups: dict[tuple[int, int], list[tuple[SettingRow, dict[str, tuple[str, ...]]]]] = {}
+    """Fills in what finalists have: intervals over seeds and sessions, and the differences."""
+    groups: dict[tuple[int, int], list[_Finalist]] = {}
     for row in rows:
-        trials = [data.tested.get(f"{row.standing.setting.id}-{seed}") for seed in data.seeds]
+        setting = row.standing.setting.id
+        trials = [data.tested.get(f"{setting}-{seed}") for seed in data.seeds]
         if all(trials):
             keys = {role: tuple(t[role] for t in trials if t and role in t) for role in ROLES}
+            plain = {name: (key,) for name, key in data.baselines.get(setting, {}).items()}
             shape = (len(trials), len(data.ranks[keys["distilled"][0]].ranks))
-            groups.setdefault(shape, []).append((row, keys))
+            groups.setdefault(shape, []).append(_Finalist(row, keys, plain))
     for (seeds, _), group in groups.items():
         size = max(1, _BATCH_ROWS // (seeds * len(data.metrics) * len(ROLES)))
         for start in range(0, len(group), size):
             _measure_batch(data, group[start : start + size])
-    gains = [row.gain for row in rows if row.gain]
-    corrected = holm([gain.p_bootstrap for gain in gains])
-    corrected_t = holm([gain.p_t_test for gain in gains])
-    for row, p, p_t in zip(filter(lambda r: r.gain, rows), corrected, corrected_t, strict=True):
-        assert row.gain is not None
-        row.gain = replace(row.gain, p_bootstrap=float(p), p_t_test=float(p_t))
+    gained = [row for row in rows if row.gain]
+    for row, gain in zip(gained, _corrected([r.gain for r in gained if r.gain]), strict=True):
+        row.gain = gain
+    beside = [row for row in rows if row.against_plain]
+    found = _corrected([row.against_plain for row in beside if row.against_plain])
+    for row, against in zip(beside, found, strict=True):
+        row.against_plain = against
 
 
-def _measure_batch(
-    data: SweepReportData, batch: Sequence[tuple[SettingRow, dict[str, tuple[str, ...]]]]
-) -> None:
+def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
+    """The same with p-values for being so many (Holm)."""
+    corrected = holm([one.p_bootstrap for one in found])
+    corrected_t = holm([one.p_t_test for one in found])
+    return [
+        replace(one, p_bootstrap=float(p), p_t_test=float(p_t))
+        for one, p, p_t in zip(found, corrected, corrected_t, strict=True)
+    ]
+
+
+def _measure_batch(data: SweepReportData, batch: Sequence[_Finalist]) -> None:
     series = {
         (keys, name): np.stack([metric_values(data.ranks[key], name) for key in keys])  # [R, S]
-        for _, by_role in batch
-        for keys in by_role.values()
+        for one in batch
+        for keys in (*one.keys.values(), *one.plain.values())
         for name in data.metrics
     }
     place = {cell: number for number, cell in enumerate(series)}
     resampled = bootstrap(list(series.values()), data.resamples, data.seeds[0])
-    for row, by_role in batch:
-        for role, keys in by_role.items():
-            means = series[keys, data.metric].mean(1)
-            row.tested[role] = Tested(
-                role,
-                keys,
-                {name: resampled.estimate(place[keys, name]) for name in data.metrics},
-                dict(zip(data.seeds, map(float, means), strict=True)),
-            )
-        first, second = ((by_role[role], data.metric) for role in ("distilled", "student"))
-        difference = resampled.difference(place[first], place[second])
-        t_test = paired_t_test(series[first], series[second])
-        row.gain = Comparison(
-            row.label, "student", data.metric, difference, difference.p_value, t_test.p_value
+
+    def measured(role: str, name: str, keys: tuple[str, ...]) -> Tested:
+        means = map(float, series[keys, data.metric].mean(1))
+        return Tested(
+            role,
+            name,
+            keys,
+            {metric: resampled.estimate(place[keys, metric]) for metric in data.metrics},
+            {} if role == BASELINE else dict(zip(data.seeds, means, strict=True)),
         )
+
+    def against(row: SettingRow, other: Tested) -> Comparison:
+        first, second = (row.tested["distilled"].keys, data.metric), (other.keys, data.metric)
+        difference = resampled.difference(place[first], place[second])
+        p_t_test = paired_t_test(series[first], series[second]).p_value
+        return Comparison(
+            row.label, other.name, data.metric, difference, difference.p_value, p_t_test
+        )
+
+    for one in batch:
+        row = one.row
+        row.tested = {role: measured(role, role, keys) for role, keys in one.keys.items()}
+        row.plain = {name: measured(BASELINE, name, keys) for name, keys in one.plain.items()}
+        row.gain = against(row, row.tested["student"])
+        if row.plain:
+            best = max(row.plain.values(), key=lambda count: count.estimates[data.metric].mean)
+            row.against_plain = against(row, best)

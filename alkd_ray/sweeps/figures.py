@@ -7,14 +7,15 @@
 | two or more numeric, crossed | heat map of the two with most values |
 | two or more numeric, drawn | one panel for each axis, all settings in each |
 
-One further category becomes lines or marks; the axes that are left become panels.
+One further category becomes lines or marks; the axes that are left become panels. Against the money
+it is the strategies of selection that are told apart, where they vary.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
@@ -29,6 +30,7 @@ MOST_SERIES = len(figures.LINES)
 MOST_ROWS = 30
 _MOST_CELLS = 12  # of a heat map's side, for text in its cells
 _CROSSED_SHARE = 0.5  # of all combinations that have a setting, for axes to count as crossed
+_ALIKE = 0.05  # of the dearest setting's money; where all are that near, it tells nothing
 _REFERENCE = "student before distillation"
 
 Kind = Literal["none", "dots", "lines", "heat", "slices"]
@@ -92,6 +94,7 @@ class Plot:
         reference: the metric of the student before distillation, where all settings share it.
         unit: of the money, ``USD`` or ``simulated USD``.
         what_for: what the money of a setting is for.
+        selecting: the axis that varies the strategy of selection; "" = none does.
     """
 
     shown: Sequence[Shown]
@@ -100,6 +103,7 @@ class Plot:
     reference: float | None = None
     unit: str = "USD"
     what_for: str = "the rankings of a setting, all seeds"
+    selecting: str = ""
 
     def values(self, axis: str) -> list[Any]:
         """Different values of an axis: numbers by size, others by their text."""
@@ -145,17 +149,23 @@ def layout(plot: Plot) -> Layout:
 
 
 def draw(plot: Plot) -> list[Drawn]:
-    """The metric against the axes, and against the money where settings differ in it."""
+    """The metric against the axes, and against the money."""
     plan = layout(plot)
     kinds = {"lines": _lines, "dots": _dots, "heat": _heat, "slices": _slices}
     found: list[Drawn] = []
     if plan.kind != "none":
         with figures.drawing(f"sweep {plan.kind}"):
             found.append(kinds[plan.kind](plot, plan))
-    if len({one.dollars for one in plot.shown}) > 1:
-        with figures.drawing("sweep dollars"):
-            found.append(_money(plot, plan))
-    return found
+    return found + money(plot)
+
+
+def money(plot: Plot) -> list[Drawn]:
+    """The metric against the money; [] where settings cost much the same."""
+    dollars = [one.dollars for one in plot.shown]
+    if not dollars or max(dollars) - min(dollars) <= _ALIKE * max(dollars):
+        return []
+    with figures.drawing(f"sweep dollars {plot.metric}"):
+        return [_money(plot, layout(plot))]
 
 
 def _lines(plot: Plot, plan: Layout) -> Drawn:
@@ -259,16 +269,21 @@ def _slices(plot: Plot, plan: Layout) -> Drawn:
 
 
 def _money(plot: Plot, plan: Layout) -> Drawn:
-    series, fewer = _series(plot, plan)
+    apart = plan.series
+    if plot.selecting in plot.axes and len(plot.values(plot.selecting)) > 1:
+        apart = plot.selecting
+    series, fewer = _series(plot, replace(plan, series=apart))
     places = figures.panels([""], 3.0)
-    joined = plan.kind == "lines" and not plan.panels
+    joined = plan.kind == "lines" and not plan.panels and apart == plan.series
     for number, belongs in enumerate(series.values()):
         marks = [_mark(one, one.dollars) for one in plot.shown if belongs(one)]
         marks.sort(key=lambda mark: mark.at)
         figures.series(places[0], marks, number, joined=joined, bands=False)
     figures.number_axis(places[0], [one.dollars for one in plot.shown], ticks=False)
     places[0].set_xlabel(f"{plot.unit} for {plot.what_for}")
-    caption = f"{plot.metric} against the {plot.unit} for {plot.what_for}; bars: 95% intervals."
+    each = f", marked by {plot.name(apart)}" if len(series) > 1 else ""
+    caption = f"{plot.metric} against the {plot.unit} for {plot.what_for}{each}; "
+    caption += "bars: 95% intervals."
     return _done(plot, places, list(series), "Marks of", caption + fewer)
 
 

@@ -1,7 +1,8 @@
 """The report of a sweep: one page that needs nothing else, the same as Markdown, CSV and JSON.
 
 A setting is ranked by its mean over seeds on the validation sessions. Test metrics are shown for
-the finalists alone; they were computed after the search. Equal data gives equal bytes.
+the finalists, the models beside them and plain counts; they were computed after the search. Equal
+data gives equal bytes.
 """
 
 from __future__ import annotations
@@ -11,21 +12,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from alkd_ray import __version__, artifacts
+from alkd_ray.evaluation.metrics import names as names_of
 from alkd_ray.evaluation.ranks import read_ranks
+from alkd_ray.evaluation.statistics import RESAMPLES_PER_DIFFERENCE
+from alkd_ray.evaluation.wording import seconds
 from alkd_ray.report import page_environment
 from alkd_ray.stages import Context, Silent
 from alkd_ray.sweeps import figures
-from alkd_ray.sweeps.comparing import ROLES, SettingRow, SweepReportData, Tested, analyse
+from alkd_ray.sweeps.comparing import SettingRow, SweepReportData, analyse
 from alkd_ray.sweeps.config import Sweep
 from alkd_ray.sweeps.figures import Plot, Shown
 from alkd_ray.sweeps.records import TrialRecord, short_names, value_text
 from alkd_ray.sweeps.sentences import headline, notes
 from alkd_ray.sweeps.shared import Shared, purchase_of
 from alkd_ray.sweeps.standings import Standing
-from alkd_ray.sweeps.tables import as_csv, as_json, setting_lines, trial_lines
+from alkd_ray.sweeps.systems import RUN_ROOT, systems
+from alkd_ray.sweeps.tables import as_csv, as_json, finalist_lines, setting_lines, trial_lines
 from alkd_ray.types import RunStatus
 
-MOST_ROWS = 100  # of a table of the page; all are in the CSV files
+MOST_ROWS = 100  # of a table of the page, or of a role in one; all are in the CSV files
+MOST_RESAMPLES = 20_000  # drawn unasked; enough for the correction of 500 finalists
+STRATEGY = "selection.strategy"
 
 
 def collect(
@@ -33,6 +40,7 @@ def collect(
     standings: Sequence[Standing],
     records: Mapping[str, TrialRecord],
     tested: Mapping[str, Mapping[str, str]],
+    baselines: Mapping[str, Mapping[str, str]],
     shared: Shared,
     root: Path,
     status: RunStatus = "complete",
@@ -41,15 +49,16 @@ def collect(
     """What a report shows of a sweep that ended; the ranks are read from below ``root``.
 
     Raises:
-        InputError: an evaluation in ``tested`` is not there.
+        InputError: an evaluation in ``tested`` or ``baselines`` is not there.
     """
     base = sweep.of({})
     configs = {one.setting.id: sweep.of(one.setting.point) for one in standings}
     prepared = {id_: shared.by_purchase.get(purchase_of(one)) for id_, one in configs.items()}
     storage = Context(base, root, Silent()).storage
-    keys = {key for by_role in tested.values() for key in by_role.values()}
+    keys = {key for named in (*tested.values(), *baselines.values()) for key in named.values()}
     paid = {id_: found.microusd for id_, found in prepared.items() if found and found.microusd}
     simulated = all(configs[id_].llm.teacher == "simulated" for id_ in paid)
+    asked = {configs[id_].llm.teacher for id_, found in prepared.items() if found and found.asked}
     return SweepReportData(
         title=sweep.config.name,
         generated=f"alkd_ray {__version__}, sweep {sweep.sweep_id}",
@@ -58,11 +67,14 @@ def collect(
         axes=tuple(sweep.config.over),
         seeds=tuple(sweep.seeds),
         cutoffs=tuple(base.evaluation.cutoffs),
-        resamples=base.evaluation.resamples,
+        resamples=max(
+            base.evaluation.resamples, min(RESAMPLES_PER_DIFFERENCE * len(tested), MOST_RESAMPLES)
+        ),
         standings=tuple(standings),
         records=dict(records),
         shared=shared,
         tested=dict(tested),
+        baselines=dict(baselines),
         ranks={
             key: read_ranks(
                 artifacts.found(root, "evaluation", key, storage).folder / "ranks.parquet"
@@ -72,13 +84,18 @@ def collect(
         microusd=paid,
         bought={id_: found for id_, found in prepared.items() if found},
         unit="simulated USD" if paid and simulated else "USD",
+        replayed=asked == {"replay"} and not shared.microusd,
+        selecting=next(
+            (name for name, axis in sweep.config.over.items() if STRATEGY in axis.all_fields(name)),
+            "",
+        ),
         status=status,
         reason=reason,
     )
 
 
 def write(data: SweepReportData, folder: Path) -> None:
-    """``sweep.html``, ``sweep.md``, ``settings.csv``, ``trials.csv`` and ``metrics.json``."""
+    """The page, the same as Markdown and JSON; settings, finalists and trials as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = analyse(data)
     finalists = [row for row in rows if row.tested]
@@ -92,7 +109,8 @@ def write(data: SweepReportData, folder: Path) -> None:
         "headline": headline(data, rows),
         "notes": notes(data, rows),
         "finalists": finalists,
-        "systems": _systems(rows),
+        "systems": systems(rows, MOST_ROWS),
+        "run_root": RUN_ROOT,
         "sessions": _sessions(finalists),
         "unfinished": unfinished,
         "nodes": _nodes(data.records.values()),
@@ -105,20 +123,32 @@ def write(data: SweepReportData, folder: Path) -> None:
     text = environment.get_template("sweep.md").render(shown)
     artifacts.write_text(folder / "sweep.md", text + "\n")
     artifacts.write_text(folder / "settings.csv", as_csv(setting_lines(data, rows)))
+    artifacts.write_text(folder / "finalists.csv", as_csv(finalist_lines(rows)))
     artifacts.write_text(folder / "trials.csv", as_csv(trial_lines(data)))
     artifacts.write_json(folder / "metrics.json", as_json(data, rows))
 
 
 def _figures(data: SweepReportData, rows: Sequence[SettingRow]) -> list[figures.Drawn]:
-    """On the test sessions where all settings were tested, else on the validation sessions."""
-    whole = [row for row in rows if row.standing.is_whole]
+    """On the test sessions where all settings were tested, else on the validation sessions.
+
+    The sweep's metric by the axes; that, ndcg and recall at the largest cutoff by the money.
+    """
+    found = figures.draw(_plot(data, rows, data.metric))
+    for name in names_of([max(data.cutoffs)]):
+        if name != data.metric and not name.startswith("mrr"):
+            found += figures.money(_plot(data, rows, name))
+    return found
+
+
+def _plot(data: SweepReportData, rows: Sequence[SettingRow], name: str) -> Plot:
+    whole = [row for row in rows if row.standing.is_whole and row.valid[name].by_seed]
     tested = bool(whole) and all(row.tested for row in whole)
     shown = []
     for row in whole:
-        setting, width = row.standing.setting, row.standing.half_width
-        mean, low, high = row.standing.mean, None, None
+        setting, width = row.standing.setting, row.valid[name].half_width
+        mean, low, high = row.valid[name].mean, None, None
         if tested:
-            found = row.tested["distilled"].estimates[data.metric]
+            found = row.tested["distilled"].estimates[name]
             mean, low, high = found.mean, found.low, found.high
         elif width is not None:
             low, high = max(mean - width, 0.0), min(mean + width, 1.0)
@@ -127,27 +157,9 @@ def _figures(data: SweepReportData, rows: Sequence[SettingRow]) -> list[figures.
     students = {row.tested["student"].keys for row in whole} if tested else set()
     reference = None
     if len(students) == 1:
-        reference = whole[0].tested["student"].estimates[data.metric].mean
+        reference = whole[0].tested["student"].estimates[name].mean
     split = "test" if tested else "validation"
-    return figures.draw(Plot(shown, data.axes, f"{split} {data.metric}", reference, data.unit))
-
-
-def _systems(rows: Sequence[SettingRow]) -> list[tuple[str, Tested]]:
-    """Rows of the test table: each finalist, then the different students and teachers once."""
-    finalists = [row for row in rows if row.tested]
-    found = [(row.label, row.tested["distilled"]) for row in finalists]
-    for role in ROLES[1:]:
-        groups: dict[tuple[str, ...], list[SettingRow]] = {}
-        for row in finalists:
-            groups.setdefault(row.tested[role].keys, []).append(row)
-        for group in groups.values():
-            label = group[0].label
-            if len(groups) == 1:
-                label = "of all finalists" if len(group) > 1 else f"of {label}"
-            elif len(group) > 1:
-                label = f"of {label} and {len(group) - 1} more"
-            found.append((label, group[0].tested[role]))
-    return found
+    return Plot(shown, data.axes, f"{split} {name}", reference, data.unit, selecting=data.selecting)
 
 
 def _sessions(finalists: Sequence[SettingRow]) -> list[int]:
@@ -157,9 +169,17 @@ def _sessions(finalists: Sequence[SettingRow]) -> list[int]:
     )
 
 
-def _nodes(records: Iterable[TrialRecord]) -> list[tuple[str, int, float]]:
-    """Node, trials over there, seconds of work."""
-    found: dict[str, list[float]] = {}
+def _nodes(records: Iterable[TrialRecord]) -> list[tuple[str, int, str]]:
+    """Node, trials over there, what work they were."""
+    found: dict[str, list[TrialRecord]] = {}
     for record in records:
-        found.setdefault(record.node or "unknown", []).append(record.seconds)
-    return [(node, len(seconds), sum(seconds)) for node, seconds in sorted(found.items())]
+        found.setdefault(record.node or "unknown", []).append(record)
+    return [(node, len(inside), _work(inside)) for node, inside in sorted(found.items())]
+
+
+def _work(records: Sequence[TrialRecord]) -> str:
+    there = sum(record.reused for record in records)
+    if there == len(records):
+        return "nothing run, all were found"
+    took = seconds(sum(record.seconds for record in records))
+    return f"{took}; {there:,} were found" if there else took

@@ -85,6 +85,7 @@ def _on_test(data: SweepReportData, rows: Sequence[SettingRow], best: SettingRow
         numbers = f"test {data.metric}: {numbers}; distilled - student {signed(gap.mean)}, "
         numbers += f"95% {signed(gap.low)} to {signed(gap.high)}, over {ours['distilled'].covers}"
         found.append(Finding(claim, numbers))
+    found += _beside_plain_counts(data, rows, best)
     means = [r.tested["distilled"].estimates[data.metric].mean for r in rows if r.tested]
     if len(means) > 1:
         found.append(
@@ -97,17 +98,60 @@ def _on_test(data: SweepReportData, rows: Sequence[SettingRow], best: SettingRow
     return found
 
 
+def _beside_plain_counts(
+    data: SweepReportData, rows: Sequence[SettingRow], best: SettingRow
+) -> list[Finding]:
+    """The best setting's student against the best plain count, and how the others stand to it."""
+    compared = best.against_plain
+    if compared is None:
+        return []
+    gap, what = compared.difference, wording.plain_count(compared.second)
+    count, ours = (
+        one.estimates[data.metric].mean
+        for one in (best.plain[compared.second], best.tested["distilled"])
+    )
+    claim = f"{what[0].upper()}{what[1:]}, beats the best setting's student"
+    if gap.covers_zero:
+        claim = f"No difference is shown between the best setting's student and {what}"
+    elif gap.mean > 0:
+        claim = f"The best setting's student beats {what}"
+    if not gap.covers_zero:
+        claim += wording.correction(compared)
+    if gap.high < 0 and best.tested["teacher"].estimates[data.metric].mean < count:
+        claim += "; its mean is above the teacher's too"
+    numbers = (
+        f"test {data.metric} {metric(ours)} against {metric(count)}; difference "
+        f"{signed(gap.mean)}, 95% interval {signed(gap.low)} to {signed(gap.high)}"
+    )
+    all_compared = [row.against_plain for row in rows if row.against_plain]
+    if len(all_compared) > 1:
+        below = sum(one.difference.mean < 0 for one in all_compared)
+        numbers += (
+            f"; {below} of the {len(all_compared)} finalists have a lower mean than the best plain "
+            "count"
+        )
+    return [Finding(claim, numbers)]
+
+
 def _money(data: SweepReportData) -> list[Finding]:
     shared = data.shared
     if not shared.unshared:
         return [Finding("No rankings were read: nothing was asked or paid")]
+    if data.replayed:
+        return [
+            Finding(
+                "Recorded rankings were replayed: nothing was asked or paid",
+                f"{shared.requests:,} of them serve all settings; it would have been "
+                f"{shared.unshared:,} without sharing",
+            )
+        ]
     saved = 1 - shared.requests / shared.unshared
     return [
         Finding(
             f"{shared.requests:,} requests for rankings serve all settings; "
             f"it would have been {shared.unshared:,} without sharing",
-            f"{100 * saved:.0f}% saved; {shared.sent:,} sent when the sweep was last run, hints "
-            "included, the others answered from the store",
+            f"{100 * saved:.0f}% saved; {shared.sent:,} requests, hints included, were sent when "
+            "the sweep was last run",
         ),
         Finding(f"Rankings and hints cost {shared.microusd / 1e6:,.4f} {data.unit}"),
     ]

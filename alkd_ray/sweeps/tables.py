@@ -11,9 +11,11 @@ from dataclasses import asdict
 from typing import Any
 
 from alkd_ray.evaluation import wording
+from alkd_ray.evaluation.comparison import Comparison
 from alkd_ray.evaluation.metrics import metric_values
-from alkd_ray.sweeps.comparing import ROLES, SettingRow, SweepReportData
+from alkd_ray.sweeps.comparing import BASELINE, ROLES, SettingRow, SweepReportData
 from alkd_ray.sweeps.sentences import headline, notes
+from alkd_ray.sweeps.systems import systems
 
 
 def setting_lines(data: SweepReportData, rows: Sequence[SettingRow]) -> list[list[Any]]:
@@ -42,6 +44,19 @@ def setting_lines(data: SweepReportData, rows: Sequence[SettingRow]) -> list[lis
                 one = row.tested[role].estimates[name]
                 line += [one.mean, one.low, one.high]
         lines.append(line + [None] * (len(header) - len(line)))
+    return lines
+
+
+def finalist_lines(rows: Sequence[SettingRow]) -> list[list[Any]]:
+    """A row for each system on the test sessions and metric, header first; plain counts last."""
+    header: list[Any] = ["system", "role", "settings", "trials", "metric", "mean", "low", "high"]
+    lines = [[*header, "covers", "sessions", "evaluations"]]
+    for one in systems(rows):
+        tested = one.tested
+        who = [tested.name, tested.role, " ".join(one.settings), " ".join(one.trials)]
+        for name, found in tested.estimates.items():
+            numbers = [found.mean, found.low, found.high, found.covers, found.sessions]
+            lines.append([*who, name, *numbers, " ".join(tested.keys)])
     return lines
 
 
@@ -105,6 +120,17 @@ def as_json(data: SweepReportData, rows: Sequence[SettingRow]) -> dict[str, Any]
             "requests_sent": shared.sent,
             "dollars": shared.microusd / 1e6,
             "unit": data.unit,
+            "replayed": data.replayed,
+            "baselines": [
+                {
+                    "name": one.tested.name,
+                    "settings": one.settings,
+                    "evaluation": one.tested.keys[0],
+                    "metrics": {n: asdict(e) for n, e in one.tested.estimates.items()},
+                }
+                for one in systems(rows)
+                if one.tested.role == BASELINE
+            ],
             "settings": [_setting_json(data, row) for row in rows],
             "unfinished": [
                 {"trial": r.trial, "point": r.point, "status": r.status, "reason": r.reason}
@@ -118,12 +144,6 @@ def as_json(data: SweepReportData, rows: Sequence[SettingRow]) -> dict[str, Any]
 def _setting_json(data: SweepReportData, row: SettingRow) -> dict[str, Any]:
     standing = row.standing
     found = data.bought.get(standing.setting.id)
-    gain = row.gain and {
-        **asdict(row.gain.difference),
-        "p_bootstrap_holm": row.gain.p_bootstrap,
-        "p_t_test_holm": row.gain.p_t_test,
-        "verdict": row.gain.verdict,
-    }
     return {
         "setting": standing.setting.id,
         "label": row.label,
@@ -141,8 +161,20 @@ def _setting_json(data: SweepReportData, row: SettingRow) -> dict[str, Any]:
             role: {
                 "metrics": {name: asdict(e) for name, e in one.estimates.items()},
                 "by_seed": one.by_seed,
+                "evaluations": one.keys,
             }
             for role, one in row.tested.items()
         },
-        "gain": gain,
+        "gain": _compared(row.gain),
+        "against_baseline": _compared(row.against_plain),
+    }
+
+
+def _compared(found: Comparison | None) -> dict[str, Any] | None:
+    return found and {
+        "second": found.second,
+        **asdict(found.difference),
+        "p_bootstrap_holm": found.p_bootstrap,
+        "p_t_test_holm": found.p_t_test,
+        "verdict": found.verdict,
     }

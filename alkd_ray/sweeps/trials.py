@@ -149,10 +149,10 @@ class Tested:
     """A model that is to rank the test sessions, for one or more trials.
 
     Attributes:
-        role: what it is to them.
-        stage, model: where it lies.
+        role: what it is to them; of a plain count its name.
+        stage, model: where it lies; "" = a plain count, which is fitted anew.
         dataset: key of the imported dataset.
-        seed: of the trials.
+        seed: of the trials; 0 of a plain count, which draws nothing.
         window: input items that it sees.
     """
 
@@ -177,10 +177,20 @@ def tested(config: RunConfig, record: TrialRecord, trial: Trial) -> list[Tested]
     ]
 
 
+def plain(config: RunConfig, trial: Trial) -> list[Tested]:
+    """The plain counts that stand beside a finalist: equal ones where its data are equal."""
+    return [
+        Tested(name, "", "", trial.dataset, 0, config.data.window)
+        for name in config.evaluation.baselines
+    ]
+
+
 def test(config: RunConfig, one: Tested, root: Path) -> str:
     """Ranks the test sessions under a model; the key of the evaluation."""
     context = Context(config, root, Silent())
     imported = artifacts.found(root, "import", one.dataset, context.storage)
+    if not one.model:
+        return stages.evaluate_baseline(context, imported, one.role).key
     model = artifacts.found(root, one.stage, one.model, context.storage)
     return stages.evaluate(context, imported, model, one.role, one.seed).key
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from alkd_ray.reproduction import report
+from alkd_ray.active.gains import Gains
+from alkd_ray.reproduction import effects_table, report
 from alkd_ray.reproduction.cells import Entry
-from alkd_ray.reproduction.report import Reproduced, Table
+from alkd_ray.reproduction.effects import EffectsRow, Gained, Scaled, SeedEffects
+from alkd_ray.reproduction.further import Linked, Table
+from alkd_ray.reproduction.report import Reproduced
 from alkd_ray.reproduction.studies import HETREC, STUDIES
 from tests.e2e.test_report_browser import CHROMIUM, browse
 from tests.unit.test_reproduction_cells import entry, values
@@ -32,6 +35,9 @@ addEventListener("load", () => {
       (e) => e.querySelectorAll("path, use, rect").length),
     hidden: [...document.querySelectorAll(".scroll")].map((e) => e.scrollWidth - e.clientWidth),
     outside: [...document.querySelectorAll(".out")].map((e) => e.textContent),
+    broken: [...document.querySelectorAll(".more td")].filter(
+      (e) => e.getClientRects().length && e.textContent.match(/[0-9]e-/) &&
+        e.clientHeight > 1.9 * parseFloat(getComputedStyle(e).lineHeight)).length,
     fetched: performance.getEntriesByType("resource").map((e) => e.name),
   };
   const place = document.createElement("pre");
@@ -41,6 +47,21 @@ addEventListener("load", () => {
 });
 </script>
 """
+
+
+def seen_afterwards() -> Table:
+    """As wide as it gets: long names, losses far below what floats hold."""
+    tiny = Scaled(-1, -40.2)
+    counts = {"effective": 60, "similar": 70, "incorrect": 360, "unanswered": 10}
+    by_seed = tuple(
+        SeedEffects(seed, counts, 0.123, 4_992, Gained(tiny, 0.99, 0.98, -0.162), tiny, tiny, tiny)
+        for seed in range(5)
+    )
+    name = "backbone=attmix variant=ALKDRec-exact"
+    rows = [EffectsRow(name, "alkdrec-exact", Gains(), by_seed)]
+    header, first, *rest = effects_table.table(rows)
+    lines = [header, [Linked(name, "x.html#y"), *first[1:]], *rest]
+    return Table("Seen afterwards", lines, "A note.", "effects", effects_table.numbers(rows))
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +76,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entries[12] = Entry(HETREC, "stamp", "FTD", "distilled", {}, "2 failed")
     plain = {metric: one[:1] for metric, one in values(0.3, "plain").items()}
     entries.append(Entry(HETREC, "", "sequential-rules", "baseline", plain))
-    table = Table("What each asks for", [["system", "rankings"], ["ALKDRec", 500]], "A note.")
-    data = Reproduced(STUDIES["table1"], entries, [], 200, tables=[table])
+    data = Reproduced(STUDIES["table1"], entries, [], 200, tables=[seen_afterwards()])
     report.write(data, folder)
     framed = escape((folder / report.PAGE).read_text("utf-8") + PROBE)
     for width in WIDTHS:
@@ -76,6 +96,7 @@ def test_nothing_is_cut_off_or_fetched(page: Path, width: int) -> None:
     assert seen["width"] == width
     assert seen["needed"] <= width
     assert seen["fetched"] == []
+    assert seen["broken"] == 0, "a number goes over two lines"
     assert len(seen["figures"]) == 1
     assert seen["figures"][0][0] > 300
     assert seen["drawn"][0] > 20

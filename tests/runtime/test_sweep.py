@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from alkd_ray.pipeline import Engines
 from alkd_ray.runtime import annotators
 from alkd_ray.runtime.driver import engines_of
 from alkd_ray.runtime.packs import MOST_BEGINS, MOST_LOSSES, _Board, _Packs
+from alkd_ray.runtime.sweep import SweepOutcome
 from alkd_ray.stages import Silent
 from alkd_ray.sweeps import journal as journals
 from alkd_ray.sweeps.config import AshaConfig, SweepConfig, load
@@ -73,16 +75,42 @@ def test_a_sweep_by_ray_is_the_sweep_of_one_process_and_each_trial_that_of_a_run
     # Test metrics are there for the finalists alone.
     chosen = {s.setting.id for s in by_ray.standings[:2]}
     assert {name.rpartition("-")[0] for name in by_ray.tested} == chosen
+    assert set(by_ray.baselines) == chosen
     evaluated = list((homes["ray"] / "evaluation").iterdir())
-    assert len(evaluated) == len({k for keys in by_ray.tested.values() for k in keys.values()})
+    named = [*by_ray.tested.values(), *by_ray.baselines.values()]
+    assert len(evaluated) == len({key for keys in named for key in keys.values()})
     # By tasks there, one after another here.
-    assert by_ray.tested == here.tested
+    assert (by_ray.tested, by_ray.baselines) == (here.tested, here.baselines)
+    # The plain counts are those of the run, once for both finalists.
+    counts = {name: output.key for name, output in solo.baselines.items()}
+    assert list(by_ray.baselines.values()) == [counts, counts]
+    check_report(by_ray, set(counts))
     for output in evaluated:
         found, other = (
             read_ranks(homes[name] / "evaluation" / output.name / "ranks.parquet")
             for name in ("ray", "local")
         )
         assert found.ranks.tolist() == other.ranks.tolist()
+
+
+def check_report(outcome: SweepOutcome, counts: set[str]) -> None:
+    """Plain counts stand in every form, and every link leads somewhere."""
+    forms = {file.name: file.read_text("utf-8") for file in outcome.report.iterdir()}
+    for name in counts:
+        assert f'<th scope="row" class="name">{name}<' in forms["sweep.html"]
+        assert f"| {name} | plain count, on the data of all finalists |" in forms["sweep.md"]
+        assert forms["finalists.csv"].count(f"\n{name},baseline,") == 5
+    numbers = json.loads(forms["metrics.json"])
+    assert {one["name"] for one in numbers["baselines"]} == counts
+    best = numbers["settings"][0]["against_baseline"]
+    assert best["second"] in counts
+    assert sum("the best setting's student" in said for said in numbers["headline"]) == 1
+    links = re.findall(r'href="(?!#)([^"]+)"', forms["sweep.html"])
+    links += re.findall(r"\]\(([^)]+)\)", forms["sweep.md"])
+    assert len(set(links)) > 2 * 2 * 3
+    assert all((outcome.report / link / "stage.json").is_file() for link in links)
+    for setting in {name.rpartition("-")[0] for name in outcome.tested}:
+        assert f'id="test-{setting}"' in forms["sweep.html"]
 
 
 def test_shared_work_is_done_once_and_every_question_is_paid_once(
@@ -117,10 +145,15 @@ def test_a_sweep_that_is_over_runs_nothing_again_and_one_that_grew_only_the_new(
         run(file, "sweep.engine=local", resume=True)
     first = run(file, "sweep.engine=local")
     folder = journals.folder_of(first.sweep)
+    made = {f.stat().st_mtime_ns for f in (home / "evaluation").glob("*/stage.json")}
     again = run(file, "sweep.engine=local", resume=True)
     assert table(again) == table(first)
-    trials = [e for e in journals.read(folder) if e["event"] == "trial"]
-    assert len(trials) == 16
+    events = journals.read(folder)
+    assert len([e for e in events if e["event"] == "trial"]) == 16
+    # The plain counts are found again as well.
+    assert again.baselines == first.baselines
+    assert (journals.last(events, "tested") or {})["baselines"] == first.baselines
+    assert {f.stat().st_mtime_ns for f in (home / "evaluation").glob("*/stage.json")} == made
     grown = written(tmp_path, seeds=[1, 2, 3])
     larger = run(grown, "sweep.engine=local")
     assert sum(not record.reused for record in larger.records.values()) == 8
@@ -139,6 +172,8 @@ def test_a_failing_trial_is_reported_and_the_others_go_on(tmp_path: Path, home: 
     assert "training diverged" in failed.reason
     assert failed.point == {"distillation.training.learning_rate": 1.0e38}
     assert set(outcome.tested) == {f"{good.setting.id}-{seed}" for seed in (1, 2)}
+    assert set(outcome.baselines) == {good.setting.id}
+    assert "training diverged" in (outcome.report / "sweep.html").read_text("utf-8")
 
 
 def test_a_trial_that_ends_its_process_is_given_up_and_the_rest_of_its_pack_is_run(

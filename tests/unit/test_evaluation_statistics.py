@@ -129,7 +129,9 @@ def test_no_difference_at_all() -> None:
     difference = bootstrap([values, values.copy()], 200, seed=0).difference(0, 1)
     assert (difference.low, difference.high, difference.p_value) == (0.0, 0.0, 1.0)
     assert difference.covers_zero
-    assert difference.least_detectable == 0
+    assert difference.least_detectable is None
+    always = bootstrap([values, 0.25 + values], 200, seed=0).difference(0, 1)
+    assert (always.standard_error, always.least_detectable) == (0, None)
 
 
 def test_p_value_and_interval_agree() -> None:

@@ -192,6 +192,22 @@ def test_what_is_not_there_is_left_out(data: ReportData, tmp_path: Path) -> None
     assert json.loads((tmp_path / "metrics.json").read_text("utf-8"))["cost"] is None
 
 
+def test_a_difference_without_spread_has_no_least_detectable(
+    data: ReportData, tmp_path: Path
+) -> None:
+    teacher = next(row for row in data.rows if row.role == "teacher")
+    rows = [replace(r, ranks=teacher.ranks) if r.role == "student" else r for r in data.rows]
+    rows = [replace(r, ranks=teacher.ranks) if r.role == "distilled" else r for r in rows]
+    report.write(replace(data, rows=tuple(rows)), tmp_path)
+    numbers = json.loads((tmp_path / "metrics.json").read_text("utf-8"))
+    same = [one for one in numbers["comparisons"] if one["second"] == "teacher"]
+    assert [one["least_detectable"] for one in same] == [None] * 5
+    cells = [row for row in parsed(tmp_path).rows if "no difference shown" in row]
+    assert sum(row[-1] == "–" for row in cells) == 10  # against teacher and student
+    lines = (tmp_path / "report.md").read_text("utf-8").splitlines()
+    assert sum("no difference shown" in line and line.endswith("| – |") for line in lines) == 10
+
+
 def test_a_bar_may_lie_outside_its_interval() -> None:
     estimate = Estimate(0.5, 0.6, 0.7, 0.1, 3, 10)
     svg = figures.metric_bars([figures.Bar("a<b", "student", estimate)], "ndcg@10", 'x "y"')

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from alkd_ray.cli import reproduce
 from alkd_ray.evaluation.statistics import bootstrap, holm
 from alkd_ray.reproduction import layout, report, sentences
 from alkd_ray.reproduction.cells import Cell, Entry, analyse, pairs, reference_of
@@ -222,6 +226,28 @@ def test_teachers_are_compared_with_their_students_apart() -> None:
     )
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_terminal_cuts_no_number(width: int) -> None:
+    """Six strategies are too many columns for most; each has its own heading nevertheless."""
+    study = STUDIES["figure3b"]
+    columns = ("alkdrec-paper", "alkdrec-exact", "rad-bc", "random", "easiest", "hardest")
+    given = [entry(f"{100 * row}", column, 0.1) for row in range(1, 10) for column in columns]
+    found = analyse(study, given, RESAMPLES, 1)
+    (grid,) = layout.grids(study, given, found)
+    said = io.StringIO()
+    reproduce._print_grid(Console(file=said, width=width), grid)
+    lines = said.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in said.getvalue()
+    words = said.getvalue().split()
+    assert all(words.count(column) == 1 for column in columns)
+    for cell in found.cells.values():
+        if cell.metric == "recall@10" and cell.ours is not None:
+            assert f"{cell.ours.mean:.4f}" in words
+            low, high = (f"{end:.4f}".removeprefix("0") for end in (cell.ours.low, cell.ours.high))
+            assert f"{low}-{high}" in words
+
+
 def test_brackets_in_latex_are_no_options() -> None:
     r"""A bracket after a line break or a rule would be read as its length."""
     study = STUDIES["figure3a"]
@@ -284,6 +310,25 @@ def test_other_settings_than_the_files_are_said(tmp_path: Path) -> None:
     assert "ALKDRec has the paper" not in other
     assert "Made with preset=strong" in other
     assert f"{SESSIONS} test sessions" in own
+
+
+def test_the_money_figures_tell_the_strategies_apart(tmp_path: Path) -> None:
+    """Of both metrics; where all ask for equally many sessions there is no such figure."""
+    given = [
+        entry(row, column, 0.1, rankings=0.0 if column == "Easiest" else 500.0)
+        for row in ("fpmc", "stamp")
+        for column in ("student", "Random", "Easiest", "ALKDRec")
+    ]
+    alike = [replace(one, rankings=500.0) for one in given]
+    captions = []
+    for number, shown in enumerate((given, alike)):
+        data = Reproduced(TABLE2, shown, [], RESAMPLES, dollars_per_ranking={HETREC: 0.01})
+        report.write(data, tmp_path / f"{number}")
+        page = (tmp_path / f"{number}" / report.PAGE).read_text("utf-8")
+        captions.append(re.findall("<figcaption>(.*?)</figcaption>", page))
+    assert [len(texts) for texts in captions] == [3, 1]
+    assert [text for text in captions[0] if "marked by variant" in text] == captions[0][1:]
+    assert ["test ndcg@10" in text for text in captions[0]] == [True, True, False]
 
 
 def test_nothing_to_compare_is_said() -> None:

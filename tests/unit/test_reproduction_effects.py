@@ -22,7 +22,7 @@ from alkd_ray.config import RunConfig
 from alkd_ray.errors import InputError
 from alkd_ray.evaluation.composition import CUTOFF, EFFECTS, effects_of
 from alkd_ray.evaluation.ranks import top_items
-from alkd_ray.reproduction import effects
+from alkd_ray.reproduction import effects, effects_table
 from alkd_ray.reproduction.effects import Scaled
 from alkd_ray.stages import Silent
 from alkd_ray.training import checkpoint
@@ -224,10 +224,21 @@ def test_a_run_is_seen_afterwards(tmp_path: Path) -> None:
         assert one.guaranteed_own.value == pytest.approx(one.guaranteed_paper.value)
     assert sum(row.share(kind).mean for kind in effects.KINDS) == pytest.approx(1)
     assert all(one.guaranteed_own is None for one in random.by_seed)
-    table = effects.table([row, random])
+    table = effects_table.table([row, random])
     assert [line[0] for line in table] == ["setting", "paper", "random", "assumed, 1:5:4"]
     assert {len(line) for line in table} == {len(table[0])}
-    assert table[3][3:6] == ["0.100", "0.500", "0.400"]
+    assert table[3][2:5] == ["0.100", "0.500", "0.400"]
+    header, *lines = effects_table.numbers([row, random])
+    assert {len(line) for line in lines} == {len(header)}
+    found, of_random = (dict(zip(header, line, strict=True)) for line in lines)
+    assert found["effective"] == row.share("effective").mean
+    assert found["overlap half width"] == row.over_seeds(lambda one: one.mean_overlap).half_width
+    assert found["realised gain log10"] == row.realised.log10
+    assert found["guaranteed exact"] == pytest.approx(10 ** found["guaranteed exact log10"])
+    assert [found[f"assumed {kind}"] for kind in EFFECTS] == pytest.approx([0.1, 0.5, 0.4])
+    assert found["sessions to select from"] == row.by_seed[0].population
+    assert found["seeds above 0"] == row.winning_seeds
+    assert (of_random["guaranteed own"], of_random["guaranteed own log10"]) == (None, None)
 
 
 def test_gains_are_the_strategys_own_unless_one_game_is_given(tmp_path: Path) -> None:

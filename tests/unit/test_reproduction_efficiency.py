@@ -136,9 +136,18 @@ def test_a_small_world_is_measured(tmp_path: Path) -> None:
     saved = one.input_tokens.low - without.rows[0].input_tokens.low
     # At least the hints' own words, and little more than those.
     assert 20 * 10 * (len(hints.split())) <= saved <= 20 * 10 * (len(hints.split()) + 5)
-    table = efficiency.table(found)
-    assert len(table) == 1 + len(found.rows)
-    assert {len(line) for line in table} == {len(table[0])}
+    header, *lines = efficiency.numbers([found])
+    assert len(lines) == len(found.rows)
+    assert {len(line) for line in lines} == {len(header)}
+    first = dict(zip(header, lines[0], strict=True))
+    assert [first[f"USD {end}"] for end in ("low", "expected", "high")] == vars_of(one.dollars)
+    assert (first["requests in flight"], first["paper USD"]) == (found.in_flight, None)
+    names, columns = efficiency.quantities(found)
+    assert list(columns) == ["20", "500", "600", "1,000"]
+    assert {len(texts) for texts in columns.values()} == {len(names)}
+    assert columns["20"][2] == f"{one.dollars.expected:.1f}\n{one.dollars.low:.1f}-" + (
+        f"{one.dollars.high:.1f}"
+    )
 
 
 def test_only_a_fitting_recording_is_measured(tmp_path: Path) -> None:

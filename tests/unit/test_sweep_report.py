@@ -23,6 +23,10 @@ from alkd_ray.errors import InputError
 from alkd_ray.evaluation.metrics import metric_values, summary
 from alkd_ray.evaluation.ranks import write_ranks
 from alkd_ray.evaluation.statistics import bootstrap, holm
+from alkd_ray.reproduction import cells
+from alkd_ray.reproduction import report as reproduction
+from alkd_ray.reproduction.report import Reproduced
+from alkd_ray.reproduction.studies import HETREC, STUDIES
 from alkd_ray.sweeps import comparing, figures, report, sentences
 from alkd_ray.sweeps import config as configs
 from alkd_ray.sweeps.comparing import SweepReportData
@@ -31,8 +35,11 @@ from alkd_ray.sweeps.records import Setting, TrialRecord, short_names
 from alkd_ray.sweeps.shared import Prepared, Shared, purchase_of
 from alkd_ray.sweeps.standings import finalists, standings
 from alkd_ray.types import Ranks
+from tests.unit.test_reproduction_cells import entry
 
-FILES = {"sweep.html", "sweep.md", "settings.csv", "trials.csv", "metrics.json"}
+FILES = {"sweep.html", "sweep.md", "settings.csv", "finalists.csv", "trials.csv", "metrics.json"}
+CSV_FILES = sorted(name for name in FILES if name.endswith(".csv"))
+PLAIN = {"popularity": "p" * 16, "sequential-rules": "r" * 16}  # name -> key
 METRIC = "ndcg@10"
 NASTY = "=cmd|' /C calc'!A0 <script>alert(1)</script> | **b** $\\frac{ \n# head \"q\" _u"
 SESSIONS = np.arange(500, 800)
@@ -99,6 +106,7 @@ def example(
         reasons: number of a trial -> its status and reason, where it is not complete.
     """
     records, kept, paid = {}, {"student": ranks(90, 40.0), "teacher": ranks(91, 12.0)}, {}
+    kept |= {key: ranks(92, middle) for key, middle in zip(PLAIN.values(), (400, 3), strict=True)}
     for number, values in enumerate(itertools.product(*over.values())):
         setting = Setting(dict(zip(over, values, strict=True)))
         paid[setting.id] = 1_000 * (number + 1)
@@ -116,6 +124,7 @@ def example(
                 seconds=1.5,
                 node="node-1",
                 reason=reason,
+                distilled="d" * 16,
             )
             kept[trial] = ranks(7_000 + 100 * number + seed, 30.0 - number)
     found = standings(records.values(), METRIC, seeds)
@@ -141,6 +150,7 @@ def example(
         records=records,
         shared=Shared(requests=30, unshared=120, sent=10, microusd=1_234_500),
         tested=tested,
+        baselines={one.setting.id: PLAIN for one in finalists(found, wanted)},
         ranks=kept,
         microusd=paid,
         unit="simulated USD",
@@ -222,7 +232,7 @@ def test_test_metrics_are_those_of_the_bootstrap(
     corrected = [found[one.setting.id]["gain"]["p_bootstrap_holm"] for one in data.standings]
     assert corrected == pytest.approx(list(holm(p_values)), rel=1e-6)
     rows = page.tables["finalists"][1:]
-    assert [row[0] for row in rows] == ["distilled"] * 6 + ["student", "teacher"]
+    assert [row[0] for row in rows] == ["distilled"] * 6 + ["student", "teacher", *PLAIN]
     assert rows[6][1] == "of all finalists"
     recall = np.mean(data.ranks["teacher"].ranks <= 5)
     assert rows[7][2].startswith(f"{recall:.4f}")
@@ -274,6 +284,126 @@ def test_the_words_at_the_top(tmp_path: Path) -> None:
     assert markdown.count("\n- ") == len(said) + len(numbers["notes"])
 
 
+def test_plain_counts_stand_beside_the_finalists(tmp_path: Path) -> None:
+    """In every form; one that is better than the best setting's student is told at the top."""
+    data = example(OVER)
+    page, markdown, numbers = written(data, tmp_path)
+    rows = page.tables["finalists"][-2:]
+    listed = list(csv.DictReader((tmp_path / "finalists.csv").open(encoding="utf-8")))
+    for row, told, (name, key) in zip(rows, numbers["baselines"], PLAIN.items(), strict=True):
+        values = metric_values(data.ranks[key], METRIC)[None]
+        wanted = bootstrap([values], data.resamples, data.seeds[0]).estimate(0)
+        text = f"{wanted.mean:.4f}{wanted.low:.4f}–{wanted.high:.4f}"
+        assert row[:2] == [name, "plain count, on the data of all finalists"]
+        assert row[5] == text
+        assert (told["name"], told["evaluation"]) == (name, key)
+        assert told["settings"] == [one.setting.id for one in data.standings]
+        assert told["metrics"][METRIC]["low"] == pytest.approx(wanted.low, rel=1e-6)
+        assert f"| {name} | plain count, on the data of all finalists |" in markdown
+        (line,) = (one for one in listed if one["system"] == name and one["metric"] == METRIC)
+        assert (line["role"], line["covers"], line["evaluations"]) == ("baseline", "sessions", key)
+        assert float(line["high"]) == pytest.approx(wanted.high, rel=1e-5)
+    assert len(listed) == (6 + 2 + 2) * 5
+    best = data.standings[0].setting.id
+    ours = np.stack([metric_values(data.ranks[f"{best}-{seed}"], METRIC) for seed in data.seeds])
+    values = metric_values(data.ranks[PLAIN["sequential-rules"]], METRIC)[None]
+    gap = bootstrap([ours, values], data.resamples, data.seeds[0]).difference(0, 1)
+    told = numbers["settings"][0]["against_baseline"]
+    assert (told["second"], told["verdict"]) == ("sequential-rules", "lower")
+    assert (told["mean"], told["high"]) == pytest.approx((gap.mean, gap.high), rel=1e-6)
+    words = "A count of co-occurrences, sequential-rules, beats the best setting's student; its "
+    words += f"mean is above the teacher's too (test {METRIC} {ours.mean():.4f} against "
+    (said,) = (one for one in numbers["headline"] if one.startswith(words))
+    assert "6 of the 6 finalists have a lower mean than the best plain count" in said
+    assert sentences.wording.markdown_cell(said) in markdown
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("student", "The best setting's student beats a count of occurrences, popularity"),
+        ("same", "No difference is shown between the best setting's student and a count of"),
+    ],
+)
+def test_a_plain_count_that_is_not_better(key: str, words: str) -> None:
+    data = example(OVER)
+    best = f"{data.standings[0].setting.id}-1"
+    data = replace(
+        data,
+        ranks={**data.ranks, "same": data.ranks[best], "student": ranks(92, 400)},
+        baselines={one.setting.id: {"popularity": key} for one in data.standings},
+    )
+    said = map(str, sentences.headline(data, comparing.analyse(data)))
+    assert any(one.startswith(words) for one in said)
+
+
+def test_finalists_with_other_data_have_plain_counts_of_their_own(tmp_path: Path) -> None:
+    data = example({"data.options.size": ["tiny", "small"]})
+    first, second = (one.setting.id for one in data.standings)
+    fewer = {
+        name: Ranks(one.session_ids[:200], one.ranks[:200], 999) for name, one in data.ranks.items()
+    }
+    kept = {**data.ranks, **{name: one for name, one in fewer.items() if name.startswith(second)}}
+    kept |= {f"few {name}": one for name, one in fewer.items()}
+    tested = {
+        trial: keys
+        if trial.startswith(first)
+        else {**keys, "student": "few student", "teacher": "few teacher"}
+        for trial, keys in data.tested.items()
+    }
+    beside = {first: PLAIN, second: {name: f"few {key}" for name, key in PLAIN.items()}}
+    page, _, numbers = written(replace(data, ranks=kept, tested=tested, baselines=beside), tmp_path)
+    rows = page.tables["finalists"][-4:]
+    labels = [f"plain count, on the data of {one.setting.label}" for one in data.standings]
+    assert [row[:2] for row in rows] == [[n, label] for label in labels for n in PLAIN]
+    assert [one["metrics"][METRIC]["sessions"] for one in numbers["baselines"]] == [
+        300,
+        300,
+        200,
+        200,
+    ]
+
+
+def test_every_number_of_a_seed_leads_to_its_trial(tmp_path: Path) -> None:
+    data = example(OVER, wanted=2)
+    page, markdown, _ = written(data, tmp_path)
+    links = {value for name, value in page.attributes if name == "href"}
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    shown = [cell for row in page.tables["seeds"] for cell in row]
+    for one in data.standings[:2]:
+        assert {f"test-{one.setting.id}{end}" for end in ("", "-student", "-teacher")} <= set(ids)
+        assert f"{one.setting.label}{one.setting.id}" in [r[1] for r in page.tables["finalists"]]
+        for seed in data.seeds:
+            trial = f"{one.setting.id}-{seed}"
+            number = f"{metric_values(data.ranks[trial], METRIC).mean():.4f}"
+            assert f"../../../evaluation/{trial}/" in links
+            assert f"{number}{trial}" in shown
+            assert f"[{number}](../../../evaluation/{trial}/) {trial} |" in markdown
+            assert f"{data.records[trial].metrics[METRIC]:.4f}{trial}" in shown
+    for key in ("student", "teacher", *PLAIN.values()):
+        assert f"../../../evaluation/{key}/" in links
+        assert f"](../../../evaluation/{key}/)" in markdown
+    assert f"../../../distillation/{'d' * 16}/" in links
+
+
+def test_recordings_that_were_replayed_and_trials_that_were_found(tmp_path: Path) -> None:
+    data = replace(example(OVER), replayed=True, shared=Shared(requests=30, unshared=120))
+    found = {name: replace(one, reused=True, seconds=0.0) for name, one in data.records.items()}
+    page, markdown, numbers = written(replace(data, records=found), tmp_path)
+    assert numbers["headline"][-1] == (
+        "Recorded rankings were replayed: nothing was asked or paid (30 of them serve all "
+        "settings; it would have been 120 without sharing)."
+    )
+    assert not any("cost" in finding for finding in numbers["headline"])
+    assert page.tables["nodes"][1:] == [["node-1", "18", "nothing run, all were found"]]
+    assert "| node-1 | 18 | nothing run, all were found |" in markdown
+    first = next(iter(data.records))
+    page, _, _ = written(replace(data, records={**found, first: data.records[first]}), tmp_path)
+    assert page.tables["nodes"][1:] == [["node-1", "18", "1.5 s; 17 were found"]]
+
+
 def test_a_runner_up_that_is_told_and_one_that_is_the_same() -> None:
     data = example({"student.dim": [5, 10]}, seeds=range(6))
     first, second = data.standings
@@ -318,7 +448,7 @@ def test_failed_and_dropped_trials_are_told_and_the_rest_stands(tmp_path: Path) 
     assert "The sweep ended partial: 1 of 18 trials failed" in numbers["notes"]
     assert "2 of 6 settings are not whole: not in figures." in numbers["notes"]
     assert numbers["headline"][0].startswith("Best setting by validation")
-    assert len(page.tables["finalists"]) == 1 + 4 + 2
+    assert len(page.tables["finalists"]) == 1 + 4 + 2 + 2
 
 
 def test_all_trials_failed(tmp_path: Path) -> None:
@@ -332,15 +462,15 @@ def test_all_trials_failed(tmp_path: Path) -> None:
 
 def test_no_settings_at_all(tmp_path: Path) -> None:
     data = replace(
-        example(OVER), standings=(), records={}, tested={}, ranks={}, microusd={}, shared=Shared(),
-        status="stopped", reason="the cap",
+        example(OVER), standings=(), records={}, tested={}, baselines={}, ranks={}, microusd={},
+        shared=Shared(), status="stopped", reason="the cap",
     )  # fmt: skip
     page, markdown, numbers = written(data, tmp_path)
     assert numbers["settings"] == []
     assert "The sweep ended stopped: the cap" in markdown
     assert any("nothing was asked or paid" in finding for finding in numbers["headline"])
     assert set(page.tables) == set()
-    for name in ("settings.csv", "trials.csv"):
+    for name in CSV_FILES:
         assert len(list(csv.reader((tmp_path / name).open(encoding="utf-8")))) == 1
 
 
@@ -359,12 +489,12 @@ def test_text_of_others_stays_text(tmp_path: Path) -> None:
         tables = itertools.groupby(lines, lambda line: len(re.findall(r"(?<!\\)\|", line)))
         widths = [(width, len(list(rows))) for width, rows in tables]
         assert all(count >= 3 for _, count in widths), widths
-    for name in ("settings.csv", "trials.csv"):
+    for name in CSV_FILES:
         lines = list(csv.reader((tmp_path / name).open(encoding="utf-8", newline="")))
         assert len({len(line) for line in lines}) == 1
         cells = {cell for line in lines for cell in line}
-        assert {cell for cell in cells if cell[:1] in tuple("=+@\t\r-")} == {"-2"}
-        assert f"'{NASTY}" in cells
+        assert {cell for cell in cells if cell[:1] in tuple("=+@\t\r-")} <= {"-2"}
+        assert f"'{NASTY}" in cells or name == "finalists.csv"
 
 
 def shown(over: Mapping[str, Sequence[Any]], **changed: Any) -> Plot:
@@ -419,6 +549,47 @@ def test_the_figure_fits_the_axes(over: dict[str, Any], kind: str, panels: int) 
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize(("dearest", "count"), [(6.42, 0), (6.8, 1)])
+def test_money_that_is_much_the_same_is_not_drawn(dearest: float, count: int) -> None:
+    plot = shown({"a.strategy": ["x", "y", "z"]})
+    paid = [6.395, 6.4, dearest]
+    found = [replace(one, dollars=d) for one, d in zip(plot.shown, paid, strict=True)]
+    assert len(figures.money(replace(plot, shown=found))) == count
+    assert figures.money(replace(plot, shown=())) == []
+
+
+def test_strategies_are_told_apart_by_the_money() -> None:
+    """Though it is the backbones that the other figure tells apart."""
+    plot = shown({"variant": STRATEGY, "backbone": BACKBONE}, selecting="variant")
+    assert figures.layout(plot).series == "backbone"
+    (figure,) = figures.money(plot)
+    assert figure.caption == (
+        f"test {METRIC} against the USD for the rankings of a setting, all seeds, marked by "
+        "variant; bars: 95% intervals."
+    )
+    assert all(f">\u200b{name}<" in figure.svg for name in STRATEGY)
+    assert not any(f">\u200b{name}<" in figure.svg for name in BACKBONE)
+
+
+def test_a_papers_table_shows_recall_by_the_money_too() -> None:
+    """Strategies told apart; the other figures of a table are of its main metric alone."""
+    entries = [
+        entry(row, column, 0.02, rankings=100.0 * number)
+        for row in BACKBONE
+        for number, column in enumerate(("Random", "Easiest", "ALKDRec"), start=1)
+    ]
+    study = STUDIES["table2"]
+    data = Reproduced(study, entries, [], 100, dollars_per_ranking={HETREC: 0.01})
+    drawn = reproduction._figures(data, cells.analyse(study, entries, 100, 1))
+    assert [figure.caption.split(";")[0] for figure in drawn] == [
+        f"{HETREC}, test ndcg@10 by variant and backbone",
+        f"{HETREC}, test ndcg@10 against the USD for one student's rankings, as priced, marked by "
+        "variant",
+        f"{HETREC}, test recall@10 against the USD for one student's rankings, as priced, marked "
+        "by variant",
+    ]
+
+
 def test_drawn_axes_are_shown_one_by_one() -> None:
     rng = np.random.default_rng(3)
     found = [
@@ -451,8 +622,14 @@ def test_figures_show_the_test_sessions_only_where_all_were_tested(tmp_path: Pat
         written(example(OVER, wanted=wanted), tmp_path)
         text = (tmp_path / "sweep.html").read_text("utf-8")
         captions = re.findall(r"<figcaption>(.*?)</figcaption>", text)
-        assert len(captions) == 2
-        assert all(caption.startswith(f"{split} {METRIC}") for caption in captions)
+        assert [" against the simulated USD" in caption for caption in captions] == [
+            False,
+            True,
+            True,
+        ]
+        assert [caption.split()[:2] for caption in captions] == [
+            [split, METRIC], [split, METRIC], [split, "recall@10"],
+        ]  # fmt: skip
         assert ("student before distillation" in text) == level
 
 
@@ -479,6 +656,7 @@ def test_collecting_reads_ranks_and_finds_what_was_paid(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"name": "many", "run": run, "over": over, "seeds": [1, 2]}))
     sweep = configs.load(file)
     data = example({"selection.budget": [10, 20]}, seeds=[1, 2])
+    key = ""
     for key, found in data.ranks.items():
         folder = tmp_path / "evaluation" / key
         folder.mkdir(parents=True)
@@ -488,18 +666,37 @@ def test_collecting_reads_ranks_and_finds_what_was_paid(tmp_path: Path) -> None:
     for dollars, point in ((3, {"selection.budget": 10}), (5, {"selection.budget": 20})):
         prepared = Prepared("data", {1: "t", 2: "t"}, "rankings", dollars * 1_000_000)
         shared.by_purchase[purchase_of(sweep.of(point))] = prepared
-    given = (sweep, data.standings, data.records, data.tested, shared, tmp_path)
+    given = (sweep, data.standings, data.records, data.tested, data.baselines, shared, tmp_path)
     found = report.collect(*given)
     assert found.microusd == {
         Setting({"selection.budget": 10}).id: 3_000_000,
         Setting({"selection.budget": 20}).id: 5_000_000,
     }
     assert found.unit == "simulated USD"
+    assert not found.replayed
     assert found.metric == METRIC
-    assert set(found.ranks) == {key for by in data.tested.values() for key in by.values()}
+    assert found.resamples == sweep.of({}).evaluation.resamples
+    many = dict.fromkeys((f"finalist {number}" for number in range(90)), {"distilled": key})
+    more = report.collect(*given[:3], many, *given[4:])
+    assert more.resamples == 90 * 200, "Holm's correction of 90 gains needs more"
+    tested = {key for by in data.tested.values() for key in by.values()}
+    assert set(found.ranks) == tested | set(PLAIN.values())
     for key, one in found.ranks.items():
         np.testing.assert_array_equal(one.ranks, data.ranks[key].ranks)
     written(found, tmp_path / "report")
+    run["llm"] = {"teacher": "replay", "options": {"path": "answers"}}
+    over = {"kind": {"cases": {"r": {"selection.strategy": "random"}}}, **over}
+    file.write_text(yaml.safe_dump({"name": "many", "run": run, "over": over, "seeds": [1, 2]}))
+    sweep = configs.load(file)
+    data = example({"kind": ["r"], "selection.budget": [10, 20]}, seeds=[1, 2])
+    free = Prepared("data", {1: "t", 2: "t"}, "rankings", 0, 10, 10)
+    shared = Shared({purchase_of(sweep.of(s.setting.point)): free for s in data.standings}, 10, 20)
+    told = report.collect(sweep, data.standings, data.records, {}, {}, shared, tmp_path)
+    assert (told.replayed, told.unit, told.selecting) == (True, "USD", "kind")
+    told = report.collect(
+        sweep, data.standings, data.records, {}, {}, replace(shared, microusd=5), tmp_path
+    )
+    assert not told.replayed, "hints may have been paid"
     (tmp_path / "evaluation" / "teacher" / "stage.json").unlink()
     with pytest.raises(InputError, match="teacher"):
         report.collect(*given)
