@@ -276,7 +276,7 @@ def test_the_words_at_the_top(tmp_path: Path) -> None:
     assert said[1].startswith(f"The runner-up, {second.setting.label}, {verdict} (")
     assert f"p = {p_value:.3f}" in said[1]
     assert "30 requests for rankings serve all settings; it would have been 120" in said[-2]
-    assert "75% saved; 10 sent" in said[-2]
+    assert "75% saved; 10 requests, hints included, were sent" in said[-2]
     assert said[-1] == "Rankings and hints cost 1.2345 simulated USD."
     assert any("The 6 finalists reach" in finding for finding in said)
     assert any("3 seeds are few" in note for note in numbers["notes"])
@@ -676,7 +676,7 @@ def test_collecting_reads_ranks_and_finds_what_was_paid(tmp_path: Path) -> None:
     assert not found.replayed
     assert found.metric == METRIC
     assert found.resamples == sweep.of({}).evaluation.resamples
-    many = dict.fromkeys((f"finalist {number}" for number in range(90)), {"distilled": key})
+    many = {f"finalist {number}": {"distilled": key} for number in range(90)}
     more = report.collect(*given[:3], many, *given[4:])
     assert more.resamples == 90 * 200, "Holm's correction of 90 gains needs more"
     tested = {key for by in data.tested.values() for key in by.values()}
