@@ -68,7 +68,8 @@ def collect(
         seeds=tuple(sweep.seeds),
         cutoffs=tuple(base.evaluation.cutoffs),
         resamples=max(
-            base.evaluation.resamples, min(RESAMPLES_PER_DIFFERENCE * len(tested), MOST_RESAMPLES)
+            base.evaluation.resamples,
+            min(RESAMPLES_PER_DIFFERENCE * (len(tested) // len(sweep.seeds)), MOST_RESAMPLES),
         ),
         standings=tuple(standings),
         records=dict(records),
