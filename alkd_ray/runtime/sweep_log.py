@@ -7,6 +7,7 @@ writes what is new; nobody waits for it, and where MLflow does not answer it tri
 from __future__ import annotations
 
 import fcntl
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from alkd_ray.sweeps import journal as journals
 from alkd_ray.sweeps.config import Sweep
 
 LOCK = ".mlflow.lock"
+_LOG = logging.getLogger(__name__)
 
 
 class SweepLogger:
@@ -74,6 +76,8 @@ class SweepLogger:
             self._given_up.set()
             self._news.set()
             return f"{self._folder}: this sweep was not begun"
+        if self._problem:
+            _LOG.warning("%s; it is tried for up to %.0f s", self._problem, patience_seconds)
         self._ending.set()
         self._news.set()
         self._thread.join(patience_seconds)

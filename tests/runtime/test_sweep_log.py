@@ -358,7 +358,7 @@ def test_a_server_that_is_down_in_the_middle_loses_nothing(
 
 
 def test_patience_ends_and_the_rest_is_logged_later(
-    tmp_path: Path, empty_store: Path, logged: Logged
+    tmp_path: Path, empty_store: Path, logged: Logged, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -369,7 +369,8 @@ def test_patience_ends_and_the_rest_is_logged_later(
         said = logger.finish(0.5)
     assert isinstance(said, str)
     assert said.startswith("MLflow at http")
-    assert "secret" not in said
+    assert "it is tried for up to" in caplog.text
+    assert "secret" not in said + caplog.text
     wait_until(lambda: not is_logging(logged.folder), lambda: "it did not give up")
     assert log(logged.sweep, logged.folder, store_in(tmp_path, empty_store)).written == 4
 
