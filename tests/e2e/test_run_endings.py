@@ -47,14 +47,22 @@ def test_an_interrupted_command_says_that_nothing_is_lost(
     slow += ["teacher.training.patience=1000000", "student.training.patience=1000000"]
     fresh = replace(alkd, home=tmp_path / "home")
     process = subprocess.Popen(
-        fresh.command(*slow), env=fresh.environment, stderr=subprocess.PIPE, text=True
+        fresh.command(*slow),
+        env=fresh.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background may have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "pretrain" in line:
-            break
-    process.send_signal(sent)
-    said = process.communicate(timeout=60)[1]
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "pretrain" in line:
+                break
+        process.send_signal(sent)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
     assert process.returncode == status
     assert said.splitlines()[-1] == (
         "alkd: interrupted; what is done is kept, the same command goes on"
