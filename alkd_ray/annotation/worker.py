@@ -145,12 +145,19 @@ def ask_all(
         described = teacher.describe()
         desk, at, rates = open_desk(job, described, questions, database)
         left_over = in_batches and Batches(database).under_way(described.identity, described.model)
+
+        def by_batches(endpoint: Endpoint) -> BatchAsker:
+            return _batch_asker(job, questions, endpoint, rates, desk, at, progress)
+
         if at.pending:
-            work = _work_in_batches if in_batches else _work
             with teacher.endpoint() as endpoint:
-                asyncio.run(work(job, questions, endpoint, rates, desk, at, progress))
+                asyncio.run(
+                    by_batches(endpoint).run()
+                    if in_batches
+                    else _work(job, questions, endpoint, rates, desk, at, progress)
+                )
         elif left_over:
-            _collect_left_over(job, teacher, questions, rates, desk, at, progress)
+            _collect_left_over(teacher, by_batches)
         return passes.outcome(questions, at, desk.store, desk.standing())
 
 
@@ -294,34 +301,13 @@ async def _work(
         local.close()
 
 
-async def _work_in_batches(
-    job: AnnotationJob,
-    questions: Questions,
-    endpoint: Endpoint,
-    rates: Rates,
-    desk: Desk,
-    at: Pass,
-    progress: Tell | None,
-) -> None:
-    await _batch_asker(job, questions, endpoint, rates, desk, at, progress).run()
-
-
-def _collect_left_over(
-    job: AnnotationJob,
-    teacher: ChatTeacher,
-    questions: Questions,
-    rates: Rates,
-    desk: Desk,
-    at: Pass,
-    progress: Tell | None,
-) -> None:
+def _collect_left_over(teacher: ChatTeacher, by_batches: Callable[[Endpoint], BatchAsker]) -> None:
     """Collects other passes' batches for one that has all it wants: it fails for none of them."""
     from alkd_ray.annotation.batch_looks import UnreachableError
 
     try:
         with teacher.endpoint() as endpoint:
-            asker = _batch_asker(job, questions, endpoint, rates, desk, at, progress)
-            asyncio.run(asker.collect_left_over())
+            asyncio.run(by_batches(endpoint).collect_left_over())
     except (InputError, UnreachableError) as error:
         _LOG.warning("batches of other passes are left where they are: %s", error)
 
