@@ -55,6 +55,10 @@ class BatchKeeping:
         """Notes that it is submitted next; False = somebody else has it, and it is not."""
         return self.desk.database.patiently(lambda _: self.batches.note_submitting(label))
 
+    def not_submitted(self, label: str) -> None:
+        """The endpoint has refused it, for now."""
+        self.desk.database.patiently(lambda _: self.batches.note_refused(label))
+
     def keys_under_way(self) -> set[str]:
         """Keys of all requests that an answer may come for, anybody's."""
         keys = self.desk.database.patiently(lambda _: self.batches.keys_under_way())

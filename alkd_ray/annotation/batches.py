@@ -98,6 +98,14 @@ class Batches:
             )
             return True
 
+    def note_refused(self, label: str) -> None:
+        """It was certainly not submitted; whoever finds it so need not look for it."""
+        with self.database.transaction():
+            self.database.execute(
+                "UPDATE batches SET outcome = '' WHERE label = ? AND outcome = ?",
+                (label, SUBMITTING),
+            )
+
     def note_submitted(self, label: str, batch_id: str) -> None:
         """The endpoint has it."""
         with self.database.transaction():

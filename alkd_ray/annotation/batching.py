@@ -27,6 +27,7 @@ from alkd_ray.annotation.desk import Desk
 from alkd_ray.annotation.entries import HoldEntry
 from alkd_ray.annotation.operations import Stop
 from alkd_ray.annotation.pricing import Rates
+from alkd_ray.annotation.refusals import LONGEST_WAIT_SECONDS
 from alkd_ray.llm_teachers import Endpoint
 from alkd_ray.llm_teachers._batch_client import BatchClient
 from alkd_ray.llm_teachers._batch_results import BatchStatus, says_full
@@ -222,10 +223,10 @@ class BatchAsker:
     async def _submit(self, looks: BatchLooks, draft: Draft) -> bool:
         """Submits one batch; returns whether another may follow at once."""
         name = f"alkd-{draft.label}.jsonl"
-        problem, is_busy = "", False
+        problem, is_busy, asked_to_wait = "", False, 0.0
         for number in range(self.settings.tries):
             if number:
-                await asyncio.sleep(RETRY_SECONDS * 2**number)
+                await asyncio.sleep(max(RETRY_SECONDS * 2**number, asked_to_wait))
             try:
                 file_id = await looks.client.upload(b"".join(draft.lines), name)
                 if not self.kept.submits(draft.label):
@@ -234,9 +235,12 @@ class BatchAsker:
                 self.kept.submitted(draft.label, await looks.client.create(file_id, draft.label))
                 return True
             except NotBilledError as error:
+                self.kept.not_submitted(draft.label)
                 problem = str(error)
                 is_busy = error.status == 429 and not error.is_permanent
-                if error.is_hopeless or error.is_permanent:
+                asked_to_wait = error.retry_after_seconds or 0.0
+                is_for_good = error.is_hopeless or error.is_permanent
+                if is_for_good or asked_to_wait > LONGEST_WAIT_SECONDS:
                     break
             except OutcomeUnknownError as error:
                 return await self._was_submitted(looks, draft.label, str(error))

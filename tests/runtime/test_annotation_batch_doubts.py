@@ -88,6 +88,62 @@ def test_a_batch_made_in_spite_of_an_error_is_not_made_again(tmp_path: Path) -> 
     check_one_batch(tmp_path, LateList(lists=5, status=500))
 
 
+class Busy(Trouble):
+    """Refuses one batch for now; says how long."""
+
+    def __init__(self, pause: float) -> None:
+        super().__init__()
+        self.pause = pause
+        self.refused_at: float | None = None
+        self.taken_at = 0.0
+
+    async def create(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self.refused_at is not None:
+            self.taken_at = time.monotonic()
+            return await handler(request)
+        self.refused_at = time.monotonic()
+        return web.Response(status=429, text="not now", headers={"Retry-After": f"{self.pause:g}"})
+
+
+def test_a_batch_is_submitted_again_when_the_endpoint_says(tmp_path: Path) -> None:
+    trouble = Busy(pause=batching.RETRY_SECONDS * 2 + 1.5)
+    check_one_batch(tmp_path, trouble)
+    assert trouble.refused_at is not None
+    assert trouble.taken_at - trouble.refused_at >= trouble.pause
+
+
+def test_a_batch_is_not_waited_with_for_an_hour(tmp_path: Path) -> None:
+    trouble = Busy(pause=3_600)
+    with serving(trouble) as place:
+        outcome = bought(tmp_path, place)
+        check(tmp_path, place, outcome)
+    assert outcome.status == "stopped"
+    assert "takes no batch" in outcome.reason
+    assert trouble.taken_at == 0
+
+
+def test_what_was_refused_last_is_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that is broken off while it waits to submit a refused batch again owes nothing."""
+
+    async def broken_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with serving(Busy(pause=0)) as place:
+        with monkeypatch.context() as patched:
+            patched.setattr(batching.asyncio, "sleep", broken_off)
+            with pytest.raises(KeyboardInterrupt):
+                bought(tmp_path, place)
+        with Database(tmp_path / "books.sqlite", read_only=True) as database:
+            (entry,) = Batches(database).all_under_way()
+            assert not entry.is_perhaps_submitted
+        outcome = bought(tmp_path, place)
+        check(tmp_path, place, outcome)
+    assert outcome.status == "complete"
+    assert outcomes(tmp_path) == ["it was never submitted", "completed"]
+
+
 # How it is.
 
 
