@@ -10,6 +10,7 @@ a batch that was perhaps submitted by its label, so that none is submitted twice
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ from alkd_ray.llm_teachers import Endpoint
 from alkd_ray.llm_teachers._batch_client import BatchClient
 from alkd_ray.llm_teachers._batch_results import BatchStatus, says_full
 from alkd_ray.llm_teachers._client import NotBilledError, OutcomeUnknownError
+
+_LOG = logging.getLogger(__name__)
 
 # OpenAI takes 200 MB; half of it leaves room for other endpoints, and for memory.
 MOST_FILE_BYTES = 100_000_000
@@ -94,6 +97,7 @@ class BatchAsker:
         self._most_at_once: int | None = None  # batches that the endpoint's queue has room for
         self._missed: Counter[str] = Counter()  # label -> looks in a row that did not find it
         self._cancelled: set[str] = set()
+        self._looked_for: set[str] = set()  # labels of which the log says so
 
     async def run(self) -> None:
         """Works until every row is answered or has failed, or the pass must end.
@@ -168,6 +172,15 @@ class BatchAsker:
             self.kept.give_back(entry.label, "it was never submitted")
         elif entry.age_seconds > APPEARS_WITHIN_SECONDS:
             self.kept.doubt(entry.label, "nobody knows whether its batch was submitted")
+        elif entry.label not in self._looked_for:
+            self._looked_for.add(entry.label)
+            _LOG.warning(
+                "%s may have a batch of %d requests whose submission had no answer; it is looked "
+                "for, for %.0f s at most, and its requests wait",
+                self.endpoint.base_url,
+                len(self.kept.holds(entry.label)),
+                APPEARS_WITHIN_SECONDS - entry.age_seconds,
+            )
 
     # From rows to batches.
 

@@ -57,8 +57,12 @@ class SlowCreate(Trouble):
         return await handler(request)
 
 
-def test_a_batch_that_outlives_its_gateway_is_waited_for(tmp_path: Path) -> None:
+def test_a_batch_that_outlives_its_gateway_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     check_one_batch(tmp_path, SlowCreate(lists=5))
+    (said,) = [line for line in caplog.messages if "had no answer; it is looked for" in line]
+    assert "a batch of 40 requests" in said
 
 
 def test_what_a_gateway_never_says_is_unresolved_after_a_while(
