@@ -197,7 +197,7 @@ def _efficiency(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from alkd_ray.reproduction import efficiency
+    from alkd_ray.reproduction import efficiency, efficiency_page
     from alkd_ray.runtime import reproduce as making
 
     found = making.measure_efficiency(folder, overrides, dataset)
@@ -213,6 +213,7 @@ def _efficiency(
             for note in one.notes:
                 console.print(note)
         folder = making.efficiency_folder()
+        console.print(f"report   {folder / efficiency_page.PAGE}", soft_wrap=True)
         for file in ("efficiency.csv", "notes.txt"):
             console.print(f"written  {folder / file}", soft_wrap=True)
     return {dataset: asdict(one) for dataset, one in found.items()}

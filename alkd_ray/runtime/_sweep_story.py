@@ -27,6 +27,8 @@ class Story:
         until: setting -> when its last trial was over, in milliseconds.
         at: setting -> when the latest of it was written, its test perhaps, in milliseconds.
         tested: trial -> role -> key of its evaluation, while its student is the one tested.
+        plain: finalist -> plain count -> key of its evaluation, as last tested.
+        plain_at: when it became that, in milliseconds; tested again, it is the same.
         shared: figures of the shared stages; requests sent are those of all times.
         best: points of the best mean so far, with ``step`` = trials over.
         ended: the latest event of the end; None = it was begun again since, or never ended.
@@ -43,10 +45,11 @@ class Story:
         self.until: dict[str, int] = {}
         self.at: dict[str, int] = {}
         self.tested: dict[str, dict[str, str]] = {}
+        self.plain: dict[str, dict[str, str]] = {}
         self.shared: dict[str, Any] = {}
         self.best: list[dict[str, float]] = []
         self.ended: dict[str, Any] | None = None
-        self.began = self.now = self.trials = 0
+        self.began = self.now = self.trials = self.plain_at = 0
         self.changed: set[str] = set()
         self._file, self._metric, self._seeds = file, metric, seeds
         self._offset = 0
@@ -79,6 +82,9 @@ class Story:
                 for trial, keys in event["keys"].items():
                     self.tested[trial] = keys
                     self._changed(self.records[trial].setting.id)
+                plain = event.get("baselines", {})  # earlier versions wrote none
+                if plain != self.plain:
+                    self.plain, self.plain_at = plain, self.now
             self.ended = event if kind == "ended" else None
 
     def new(self, only_over: bool) -> list[str]:

@@ -78,6 +78,7 @@ class SweepView:
             curve = [row for row in curve if row["step"] < story.trials] + [last]
             model_uri = self._champion(tracker, best)
         tracker.progress(figures, curve, story.now)
+        tracker.progress(self._plain(), (), story.plain_at)
         status, reason = "KILLED", "it was not run to its end"
         if story.ended is not None:
             status = "FINISHED" if story.ended["status"] in ("complete", "partial") else "FAILED"
@@ -194,6 +195,45 @@ class SweepView:
                 values = summary(ranks, config.evaluation.cutoffs)
                 found |= {prefix + name: value for name, value in values.items()}
         return found
+
+    def _plain(self) -> dict[str, float]:
+        """Metrics of the plain counts on the test sessions; equal ones of several finalists once.
+
+        Where the sweep has several datasets, a count's name begins with its dataset's.
+        """
+        names = {key: name for counts in self._story.plain.values() for name, key in counts.items()}
+        outputs = {key: self._output(self._base, "evaluation", key) for key in names}
+        there = {key: folder for key, folder in outputs.items() if folder is not None}
+        datasets = {}
+        if self._has_several_datasets() or len(set(names.values())) < len(names):
+            datasets = {key: self._dataset_of(folder) for key, folder in there.items()}
+        alike = Counter((names[key], dataset) for key, dataset in datasets.items())
+        found = {}
+        for key, folder in there.items():
+            prefix = f"{TEST}{names[key]}_"
+            if dataset := datasets.get(key, ""):
+                # Datasets may share a name, as those of one source with other options do.
+                way = f"-{key[:8]}" if alike[names[key], dataset] > 1 else ""
+                prefix = f"{TEST}{dataset}{way}_{names[key]}_"
+            values = summary(read_ranks(folder / "ranks.parquet"), self._base.evaluation.cutoffs)
+            found |= {prefix + name: value for name, value in values.items()}
+        return found
+
+    def _has_several_datasets(self) -> bool:
+        return any(
+            field.partition(".")[0] == "data"
+            for name, axis in self.sweep.config.over.items()
+            if axis.listed is None or len(axis.listed) > 1
+            for field in axis.all_fields(name)
+        )
+
+    def _dataset_of(self, evaluation: Path) -> str:
+        """Name of the dataset that was evaluated on; its key where somebody has removed it."""
+        key = json.loads((evaluation / "stage.json").read_text("utf-8"))["inputs"]["dataset"]
+        folder = self._output(self._base, "import", key)
+        if folder is None:
+            return key
+        return json.loads((folder / "dataset" / "dataset.json").read_text("utf-8"))["name"]
 
     def _history(self, config: RunConfig, records: Sequence[TrialRecord]) -> list[dict[str, float]]:
         folders = [self._output(config, "distillation", record.distilled) for record in records]

@@ -17,7 +17,7 @@ from alkd_ray.config import load as load_run
 from alkd_ray.errors import InputError
 from alkd_ray.evaluation.wording import recall_cap
 from alkd_ray.plans import SharedPlan
-from alkd_ray.reproduction import efficiency, further, report
+from alkd_ray.reproduction import efficiency, efficiency_page, further, report
 from alkd_ray.reproduction.efficiency import Efficiency
 from alkd_ray.reproduction.entries import Finished, entries_of
 from alkd_ray.reproduction.further import PRICED_FORM
@@ -116,7 +116,7 @@ def make(study: Study, configs: Path, overrides: Sequence[str], shown: Shown) ->
 def measure_efficiency(
     configs: Path, overrides: Sequence[str], dataset: str | None = None
 ) -> dict[str, Efficiency]:
-    """What annotating would cost, by dataset; kept below the run root as CSV, the notes as text.
+    """What annotating would cost, by dataset; kept below the run root as page, CSV and notes.
 
     Args:
         configs: the folder with the runs' files.
@@ -139,13 +139,14 @@ def measure_efficiency(
     folder = efficiency_folder()
     folder.mkdir(parents=True, exist_ok=True)
     numbers = efficiency.numbers(list(found.values()))
+    artifacts.write_text(folder / efficiency_page.PAGE, efficiency_page.render(found))
     artifacts.write_text(folder / "efficiency.csv", as_csv(numbers))
     artifacts.write_text(folder / "notes.txt", "\n".join(notes) + "\n")
     return found
 
 
 def efficiency_folder() -> Path:
-    """Where ``efficiency.csv`` and ``notes.txt`` are kept."""
+    """Where ``efficiency.html``, ``efficiency.csv`` and ``notes.txt`` are kept."""
     return artifacts.run_root() / "reproduction" / "efficiency"
 
 

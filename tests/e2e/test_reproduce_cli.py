@@ -301,7 +301,13 @@ def test_efficiency_prices_some_sessions_against_all(
     assert {line["paper USD"] for line in lines} == {"", "8.6", "347"}
     assert f"{GAMES}: Prices: " in (folder / "notes.txt").read_text("utf-8")
     said = alkd(*words).stdout
-    assert str(folder / "efficiency.csv") in said
+    assert all(str(folder / f"efficiency.{kind}") in said for kind in ("html", "csv"))
+    page = (folder / "efficiency.html").read_text("utf-8")
+    assert "http" not in page  # needs nothing else
+    for row in found["rows"]:
+        assert f">{row['dollars']['expected']:,.1f}<" in page
+        assert not row["published"] or f">{row['published']['dollars']:,.1f}</td>" in page
+    assert "; the paper: 8.6 and 347.0<" in page
     assert "…" not in said
     assert all(f"{row['sessions']:,}" in said for row in found["rows"])
 

@@ -161,7 +161,7 @@ def _billed(url: str) -> int:
 def _wait_until_quiet(url: str) -> None:
     billed = -1
     while billed != (billed := _billed(url)):
-        time.sleep(0.5)
+        time.sleep(2.0)  # longer than an answer takes
 
 
 def _metrics(record: dict) -> list[dict]:

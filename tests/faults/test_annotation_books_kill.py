@@ -87,7 +87,9 @@ def test_kill_at_random_instants_loses_nothing_that_was_committed(tmp_path: Path
     draw = random.Random(2024)
     reported: dict[str, set[str]] = {"held": set(), "ended": set()}
     interrupted = 0
-    for life in range(KILLS):
+    for life in range(10 * KILLS):
+        if life >= KILLS and interrupted:
+            break
         for what, *ids in live_and_die(path, str(life), draw.uniform(0.02, 0.4)):
             reported[what].update(ids)
         with Database(path, read_only=True) as beside:  # the dead writer's WAL is read, not lost
@@ -135,4 +137,4 @@ def test_the_lock_of_a_killed_writer_is_free(tmp_path: Path) -> None:
     live_and_die(path, "only", 0.0)
     started = time.monotonic()
     with Database(path):
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30

@@ -42,7 +42,7 @@ class Kind:
     """
 
     victim: str
-    seconds: tuple[float, float] = (0.1, 0.3)
+    seconds: tuple[float, float] = (0.3, 0.9)  # the pass is not over before it is hit
     count: int = COUNT
     most_lost: int = ACTORS * IN_FLIGHT
 

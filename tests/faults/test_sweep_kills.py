@@ -173,7 +173,8 @@ def check_each_trial_was_run_once(sweeps: Sweeps, seeds: int) -> None:
     assert all(times == 1 for times in worked.values())
     assert all(event["status"] == "complete" for event in trials)
     left = list((sweeps.home / "distillation").glob(".*.tmp"))
-    assert not [folder for folder in left if Path(f"/proc/{folder.name.split('.')[-3]}").exists()]
+    alive = {str(process.pid) for process in sweeps.processes()}
+    assert not [folder for folder in left if folder.name.split(".")[-3] in alive]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from alkd_ray.annotation.ledger import Ledger
 from alkd_ray.annotation.worker import annotate
 from alkd_ray.types import Amounts, Caps
 from tests.annotation_rows import BATCH_RATES, job
+from tests.simulated_server import PATIENCE_SECONDS
 from tests.troubled_batches import (
     Handler,
     LateList,
@@ -285,6 +287,18 @@ def left_over(folder: Path, place: Place, count: int) -> None:
         annotate(made, give_up)
 
 
+def wait_until_all_are_over(place: Place) -> None:
+    """Until the endpoint has the results of all batches."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        with urllib.request.urlopen(f"{place.url}/batches") as answer:
+            batches = json.load(answer)["data"]
+        if all(batch["status"] == "completed" for batch in batches):
+            return
+        assert time.monotonic() < deadline, batches
+        time.sleep(0.05)
+
+
 def test_a_pass_with_nothing_to_ask_waits_for_no_batch_of_others(tmp_path: Path) -> None:
     with serving(Trouble(), batch_seconds=600) as place:
         assert annotate(job(tmp_path, place.url, count=10)).status == "complete"
@@ -304,7 +318,7 @@ def test_a_pass_with_nothing_to_ask_fails_for_no_batch_of_others(
         for status in (503, 401):
             trouble.looks, trouble.status = 1, status
             assert bought(tmp_path, place, count=10).status == "complete"
-        time.sleep(1)
+        wait_until_all_are_over(place)
         outcome = bought(tmp_path, place, count=10)
         check(tmp_path, place, outcome)  # collected in passing
     assert outcome.ledger.settled.requests == 20

@@ -137,7 +137,8 @@ def test_an_endpoint_without_schemas_is_asked_for_less(tmp_path: Path) -> None:
 
 
 def test_a_used_up_quota_stops_a_pass_by_batches_as_any_other(tmp_path: Path) -> None:
-    with serving(tmp_path, *QUICK, "--quota-requests", "15") as server:
+    # All four are submitted before the first one has used any of it.
+    with serving(tmp_path, "--batch-seconds", "4", "--quota-requests", "15") as server:
         outcome = bought(tmp_path, server, batch_size=10)
         check(tmp_path, server, outcome)
         assert server.bill()["requests"] == 15

@@ -22,10 +22,13 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from alkd_ray import datasets
 from alkd_ray.errors import AlkdError, InputError
+from alkd_ray.evaluation.metrics import metric_values
+from alkd_ray.evaluation.ranks import read_ranks
 from alkd_ray.runtime import sweep as running
 from alkd_ray.runtime.sweep_log import SweepLogger, log
 from alkd_ray.runtime.tracking import default_tracking_uri
@@ -33,6 +36,7 @@ from alkd_ray.stages import Silent
 from alkd_ray.sweeps import journal as journals
 from alkd_ray.sweeps.config import Sweep, load
 from alkd_ray.sweeps.standings import Standing, standings
+from tests import sweep_files
 
 SWEEP = """
 name: tiny
@@ -257,6 +261,65 @@ def test_another_best_moves_the_alias_and_other_outputs_replace_a_run(
     assert client.get_run(second.run_id).data.metrics["best_ndcg_at_10"] == pytest.approx(0.9)
 
 
+def test_plain_counts_tested_again_are_the_same_points(
+    tmp_path: Path, empty_store: Path, logged: Logged
+) -> None:
+    """As after a resumption, which tests the finalists again and finds the same ranks."""
+    uri, folder = store_in(tmp_path, empty_store), tmp_path / "sweep"
+    client = MlflowClient(uri)
+    lines = journal_lines(logged.folder)
+    write_journal(folder, lines)
+    log(logged.sweep, folder, uri)
+    ended = [json.loads(line) for line in lines if event_of(line) in ("tested", "ended")]
+    later = datetime.fromisoformat(ended[-1]["at"]) + timedelta(minutes=1)
+    write_journal(folder, lines + [json.dumps({**one, "at": later.isoformat()}) for one in ended])
+    again = log(logged.sweep, folder, uri)
+    plain = plain_in(client, again.run_id)
+    assert plain == pytest.approx(plain_of(logged.outcome.report), abs=1e-6)
+    for name, value in plain.items():
+        points = client.get_metric_history(again.run_id, name)
+        assert [point.value for point in points] == [value]
+
+
+def test_plain_counts_of_several_datasets_are_named_by_them(
+    tmp_path: Path, empty_store: Path, logged: Logged
+) -> None:
+    """One with a name of its own, and one read in two ways, which has one name."""
+    sessions = "".join(
+        f"{session},{item},Book {item}\n"
+        for session in range(200)
+        for item in ((session + step * step) % 40 for step in range(5))
+    )
+    table = tmp_path / "shop.csv"
+    table.write_text(f"session,item,title\n{sessions}")
+    options = {"path": str(table), "session": "session", "title": "title"}
+    shop = {"data.source": "table", "data.options": options}
+    tiny = {"data.source": "synthetic", "data.options": {"size": "tiny"}}
+    corpora = {"shop": shop, "books": tiny, "ends": {**tiny, "data.window": 2}}
+    told = yaml.safe_load(SWEEP)
+    told["run"].pop("data")
+    told |= {"over": {"corpus": {"cases": corpora}}, "seeds": [1], "finalists": "all"}
+    told["run"] |= {"selection": {"budget": 20}}
+    file = tmp_path / "corpora.yaml"
+    file.write_text(yaml.safe_dump(told))
+    outcome = sweep_files.run(file)
+    assert outcome.status == "complete", outcome.reason
+    uri = store_in(tmp_path, empty_store)
+    tracked = log(outcome.sweep, outcome.folder, uri)
+    corpus = {one.setting.id: one.setting.point["corpus"] for one in outcome.standings}
+    assert sorted(corpus[setting] for setting in outcome.baselines) == sorted(corpora)
+    wanted = {}
+    for setting, counts in outcome.baselines.items():
+        for name, key in counts.items():
+            dataset = "shop" if corpus[setting] == "shop" else f"synthetic-books-{key[:8]}"
+            ranks = Path(os.environ["ALKD_HOME"], "evaluation", key, "ranks.parquet")
+            found = metric_values(read_ranks(ranks), "ndcg@10").mean()
+            wanted[f"test_{dataset}_{name}_ndcg_at_10"] = float(found)
+    plain = plain_in(MlflowClient(uri), tracked.run_id)
+    assert {name: plain[name] for name in wanted} == pytest.approx(wanted)
+    assert len(wanted) == 3 * 4 == len({name for name in plain if name.endswith("ndcg_at_10")})
+
+
 def test_failed_and_dropped_trials_show(tmp_path: Path, empty_store: Path, logged: Logged) -> None:
     uri, folder = store_in(tmp_path, empty_store), tmp_path / "sweep"
     lines = journal_lines(logged.folder)
@@ -392,6 +455,7 @@ def check_everything(client: MlflowClient, logged: Logged) -> None:
         shared.microusd / 1e6,
     )
     assert (figures["trials_complete"], figures["trials_failed"]) == (8, 0)
+    assert plain_in(client, tracked.run_id) == pytest.approx(plain_of(outcome.report), abs=1e-6)
     assert whole.data.params["selection.strategy"] == '{"grid": ["random", "hardest"]}'
     assert whole.data.params["teacher.training.max_steps"] == "60"
     assert {"journal.jsonl", "sweep.yaml"} <= {
@@ -417,6 +481,23 @@ def check_everything(client: MlflowClient, logged: Logged) -> None:
         assert ("test_ndcg_at_10" in run.data.metrics) == (standing is best)
         check_history(client, run.info.run_id, [record.distilled for record in records])
     assert "test_teacher_recall_at_5_half_width" in runs[best.setting.id].data.metrics
+
+
+def plain_in(client: MlflowClient, run_id: str) -> dict[str, float]:
+    """Metrics of the sweep's run on the test sessions, which are those of plain counts."""
+    metrics = client.get_run(run_id).data.metrics
+    return {name: value for name, value in metrics.items() if name.startswith("test_")}
+
+
+def plain_of(report: Path) -> dict[str, float]:
+    """The same as a sweep's report has them, of one dataset."""
+    plain = json.loads((report / "metrics.json").read_text())["baselines"]
+    assert {one["name"] for one in plain} >= {"popularity", "item-knn", "vsknn"}
+    return {
+        f"test_{one['name']}_{metric.replace('@', '_at_')}": found["mean"]
+        for one in plain
+        for metric, found in one["metrics"].items()
+    }
 
 
 def check_history(client: MlflowClient, run_id: str, distilled: list[str]) -> None:

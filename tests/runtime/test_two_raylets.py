@@ -18,7 +18,8 @@ from alkd_ray.errors import AlkdError, InputError
 from alkd_ray.runtime import cluster
 from alkd_ray.runtime.tasks import by_tasks
 
-SECONDS = 0.5
+# So long that one node has not done all before the other has started a worker.
+SECONDS = 1.5
 
 
 @pytest.fixture(scope="module")

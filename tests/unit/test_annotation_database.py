@@ -46,8 +46,8 @@ def test_a_second_writer_is_told_who_writes(path: Path) -> None:
 def test_a_writer_can_wait_for_another_to_end(path: Path) -> None:
     first = Database(path)
     timer = threading.Timer(0.5, first.close)
-    timer.start()
     started = time.monotonic()
+    timer.start()
     with Database(path, wait_seconds=30):
         assert time.monotonic() - started >= 0.4
     timer.join()

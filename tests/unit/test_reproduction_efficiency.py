@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from alkd_ray import config as configs
 from alkd_ray.annotation import pricing
 from alkd_ray.config import RunConfig
 from alkd_ray.errors import InputError
-from alkd_ray.reproduction import _tokens, efficiency
+from alkd_ray.reproduction import _tokens, efficiency, efficiency_page
 from alkd_ray.reproduction._recorded_requests import RequestTokens
 from alkd_ray.reproduction._tokens import Range
 from alkd_ray.stages import Silent
@@ -145,6 +147,26 @@ def test_a_small_world_is_measured(tmp_path: Path) -> None:
     names, columns = efficiency.quantities(found)
     assert list(columns) == ["20", "500", "600", "1,000"]
     assert {len(texts) for texts in columns.values()} == {len(names)}
+    source = efficiency_page.render({"books & more": found})
+    page = html.unescape(source)
+    for row in found.rows:
+        for value, form in (
+            (row.input_tokens, ",.0f"),
+            (row.output_tokens, ",.0f"),
+            (row.dollars, ",.1f"),
+        ):
+            least, most = f"{value.low:{form}}", f"{value.high:{form}}"
+            cell = f'>{value.expected:{form}}<span class="interval">{least}–{most}</span><'
+            assert cell in page
+        assert f">{row.sessions:,}</th><td>{row.what}</td><td>{row.form}</td>" in page
+        assert f">{row.minutes_in_turn:,.0f}</td>" in page
+    assert "<h2>books &amp; more</h2>" in source
+    assert all(f"<li>{note}</li>" in page for note in found.notes)
+    every = found.rows[-2]  # answers in numbers, as the project asks for
+    claim = f"rankings of 20 sessions cost {one.dollars.expected:,.1f} USD, of all 1,000 sessions "
+    assert f"{claim}{every.dollars.expected:,.1f} USD." in page
+    assert "Paper's" not in page  # it has no figure of these
+    assert not re.search(r"https?://|src=|href=|@import|url\(", source)  # needs nothing else
     assert columns["20"][2] == f"{one.dollars.expected:.1f}\n{one.dollars.low:.1f}-" + (
         f"{one.dollars.high:.1f}"
     )
