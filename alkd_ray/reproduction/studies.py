@@ -15,7 +15,8 @@ Contrast = Literal["columns", "rows", "student"]
 
 _OF_ALL_TABLES = (
     "AttMix has the form of the paper's code, but for its dropout (which the files in "
-    "tune_configs/attmix_dropout have, and no others) and layer normalisation; on HetRec it is pretrained with one sampled negative (the code's teacher: ten).",
+    "tune_configs/attmix_dropout have, and no others) and layer normalisation; on "
+    "HetRec it is pretrained with one sampled negative (the code's teacher: ten).",
     "All distillations, of all backbones, go on with the in-batch pairwise loss (DLLM2Rec with its "
     "own), Adam at .001 and the best validation recall@50, as the paper's text and its code for "
     "FPMC have it. The code for STAMP and AttMix looks at recall@15; that for AttMix has a rate of "
