@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,43 +27,11 @@ def admissions(server: Server) -> np.ndarray:
 def test_all_lanes_together_keep_to_the_rate(
     tmp_path: Path, limits: dict[str, int], units: int
 ) -> None:
-    """Evenly spaced, so any stretch of four seconds is as good as a minute.
-
-    A machine that stands still sends late what it then sends together, so of three passes one has
-    to keep to the bounds.
-    """
-    found = []
-    for number in range(3):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        found.append(measured(folder, limits, units))
-        if found[-1].is_kept():
-            return
-    raise AssertionError(found)
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Of one pass, as shares of the limit.
-
-    Attributes:
-        most: the most that any four seconds saw.
-        mean: the whole pass.
-    """
-
-    most: float
-    mean: float
-
-    def is_kept(self) -> bool:
-        return self.most <= 1.125 and 0.90 <= self.mean <= 1.02
-
-
-def measured(folder: Path, limits: dict[str, Any], units: int) -> Rates:
-    """One pass, by the endpoint's own account of it."""
-    with serving(folder, "--latency", "0.3", "--jitter", "0.4") as server:
+    """Evenly spaced, so any stretch of four seconds is as good as a minute."""
+    with serving(tmp_path, "--latency", "0.3", "--jitter", "0.4") as server:
         # What a request takes in tokens is learned first: estimates are not what is tested here.
-        annotate(job(folder / "store", server.url, count=20))
-        outcome = annotate(job(folder / "store", server.url, count=160, in_flight=64, **limits))
+        annotate(job(tmp_path / "store", server.url, count=20))
+        outcome = annotate(job(tmp_path / "store", server.url, count=160, in_flight=64, **limits))
         seen = admissions(server)[20:]
     assert outcome.status == "complete"
     per_second = next(iter(limits.values())) / 60.0
@@ -77,5 +43,8 @@ def measured(folder: Path, limits: dict[str, Any], units: int) -> Rates:
         for start in times[times < times[-1] - stretch]
     ]
     assert used
+    # A machine that stands still for a moment sends late what it then sends together.
+    assert max(used) <= per_second * stretch + per_second * 0.5
     took = times[-1] - times[0]
-    return Rates(max(used) / (per_second * stretch), weight.sum() / took / per_second)
+    assert weight.sum() / took <= per_second * 1.02
+    assert weight.sum() / took >= per_second * 0.90
