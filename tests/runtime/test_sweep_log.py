@@ -30,7 +30,7 @@ from alkd_ray.errors import AlkdError, InputError
 from alkd_ray.evaluation.metrics import metric_values
 from alkd_ray.evaluation.ranks import read_ranks
 from alkd_ray.runtime import sweep as running
-from alkd_ray.runtime.sweep_log import SweepLogger, log
+from alkd_ray.runtime.sweep_log import SweepLogger, TrackedSweep, log
 from alkd_ray.runtime.tracking import default_tracking_uri
 from alkd_ray.stages import Silent
 from alkd_ray.sweeps import journal as journals
@@ -239,10 +239,7 @@ def test_another_best_moves_the_alias_and_other_outputs_replace_a_run(
 ) -> None:
     """As after more was bought: the trials of the last setting are run again, and are better."""
     uri, folder = store_in(tmp_path, empty_store), tmp_path / "sweep"
-    client = MlflowClient(uri)
-    lines = journal_lines(logged.folder)
-    write_journal(folder, lines)
-    first = log(logged.sweep, folder, uri)
+    client, lines, first = logged_there(logged, folder, uri)
     best, *_, worst = logged.outcome.standings
     write_journal(folder, lines + again(lines, worst, best, {"ndcg@10": 0.9}))
     second = log(logged.sweep, folder, uri)
@@ -266,10 +263,7 @@ def test_plain_counts_tested_again_are_the_same_points(
 ) -> None:
     """As after a resumption, which tests the finalists again and finds the same ranks."""
     uri, folder = store_in(tmp_path, empty_store), tmp_path / "sweep"
-    client = MlflowClient(uri)
-    lines = journal_lines(logged.folder)
-    write_journal(folder, lines)
-    log(logged.sweep, folder, uri)
+    client, lines, _ = logged_there(logged, folder, uri)
     ended = [json.loads(line) for line in lines if event_of(line) in ("tested", "ended")]
     later = datetime.fromisoformat(ended[-1]["at"]) + timedelta(minutes=1)
     write_journal(folder, lines + [json.dumps({**one, "at": later.isoformat()}) for one in ended])
@@ -481,6 +475,15 @@ def check_everything(client: MlflowClient, logged: Logged) -> None:
         assert ("test_ndcg_at_10" in run.data.metrics) == (standing is best)
         check_history(client, run.info.run_id, [record.distilled for record in records])
     assert "test_teacher_recall_at_5_half_width" in runs[best.setting.id].data.metrics
+
+
+def logged_there(
+    logged: Logged, folder: Path, uri: str
+) -> tuple[MlflowClient, list[str], TrackedSweep]:
+    """A sweep's journal, written to a folder of its own, and logged from there."""
+    lines = journal_lines(logged.folder)
+    write_journal(folder, lines)
+    return MlflowClient(uri), lines, log(logged.sweep, folder, uri)
 
 
 def plain_in(client: MlflowClient, run_id: str) -> dict[str, float]:
