@@ -23,10 +23,9 @@ from alkd_ray.sweeps.search import OptunaSearch
 from alkd_ray.sweeps.shared import deciding_axes, purchase_of
 from alkd_ray.types import Amounts, Caps
 
+CONFIGS = Path(__file__).parents[2] / "tune_configs"
 SHIPPED = sorted(
-    file
-    for file in (Path(__file__).parents[2] / "tune_configs").glob("*.yaml")
-    if "over" in yaml.safe_load(file.read_text())
+    file for file in CONFIGS.rglob("*.yaml") if "over" in yaml.safe_load(file.read_text())
 )
 RUN = {"data": {"source": "synthetic", "options": {"size": "tiny"}}}
 
@@ -82,9 +81,28 @@ def test_a_run_may_be_a_file_beside_the_sweep(tmp_path: Path) -> None:
     assert settings(file)[1][0].student.dim == 9
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(CONFIGS)))
 def test_every_sweep_that_ships_is_valid(file: Path) -> None:
     assert len(settings(file)[1]) > 1
+
+
+@pytest.mark.parametrize("table", ["table1", "table2"])
+def test_a_table_with_dropout_differs_by_nothing_else(table: str) -> None:
+    plain, dropped = (
+        [
+            trial
+            for trial in settings(CONFIGS / folder / f"{table}.yaml")[1]
+            if trial.student.backbone == "attmix"
+        ]
+        for folder in (".", "attmix_dropout")
+    )
+    assert len(plain) == 7
+    for trial in plain:
+        for model in (trial.student, trial.teacher):
+            assert model.options.get("dropout", 0.0) == 0.0
+            model.options["dropout"] = 0.1
+    named = [trial.model_copy(update={"name": dropped[0].name}) for trial in plain]
+    assert dropped == named
 
 
 @pytest.mark.parametrize(
